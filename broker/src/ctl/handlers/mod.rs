@@ -1,0 +1,192 @@
+//! The verbs, done. Called on a blocking thread; each answers what to show, and what must be durable before it is shown.
+//!
+//! The words of refusals and their codes are rabbitmqctl's of RabbitMQ 3.10.8, oddities included: tools match on them.
+
+mod access;
+mod connections;
+mod definitions;
+mod listing;
+mod node;
+mod parameters;
+mod policies;
+mod queues;
+mod users;
+mod vhosts;
+
+use leveret_protocol::ReplyCode;
+use leveret_storage::Location;
+use leveret_topology::{Command, Refusal, Topology};
+use serde_json::{Map, Value};
+
+use super::protocol::{Failure, Output, Request, exit};
+use crate::node::Node;
+
+/// What a verb comes to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Handled {
+    /// To be shown.
+    pub output: Output,
+    /// What must be durable first.
+    pub durable: Option<Location>,
+    /// The node is to stop.
+    pub stop: bool,
+}
+
+impl From<Output> for Handled {
+    fn from(output: Output) -> Self {
+        Handled {
+            output,
+            durable: None,
+            stop: false,
+        }
+    }
+}
+
+type Result<T = Handled> = std::result::Result<T, Failure>;
+
+/// Does what a request asks for.
+///
+/// # Errors
+/// What the client shows, and its exit code.
+pub fn handle(node: &Node, request: &Request) -> Result {
+    match request.verb.as_str() {
+        "add_user" => users::add(node, request),
+        "delete_user" => users::delete(node, request),
+        "change_password" => users::change_password(node, request),
+        "clear_password" => users::clear_password(node, request),
+        "authenticate_user" => users::authenticate(node, request),
+        "set_user_tags" => users::set_tags(node, request),
+        "list_users" => users::list(node),
+        "set_user_limits" => users::set_limits(node, request),
+        "clear_user_limits" => users::clear_limits(node, request),
+        "list_user_limits" => users::list_limits(node, request),
+        "add_vhost" => vhosts::add(node, request),
+        "delete_vhost" => vhosts::delete(node, request),
+        "list_vhosts" => vhosts::list(node, request),
+        "set_vhost_tags" => vhosts::set_tags(node, request),
+        "set_vhost_limits" => vhosts::set_limits(node, request),
+        "clear_vhost_limits" => vhosts::clear_limits(node, request),
+        "list_vhost_limits" => vhosts::list_limits(node, request),
+        "set_permissions" => access::set(node, request),
+        "clear_permissions" => access::clear(node, request),
+        "list_permissions" => access::list(node, request),
+        "list_user_permissions" => access::list_of_user(node, request),
+        "set_topic_permissions" => access::set_topic(node, request),
+        "clear_topic_permissions" => access::clear_topic(node, request),
+        "list_topic_permissions" => access::list_topic(node, request),
+        "list_user_topic_permissions" => access::list_topic_of_user(node, request),
+        "set_policy" => policies::set(node, request, false),
+        "set_operator_policy" => policies::set(node, request, true),
+        "clear_policy" => policies::clear(node, request, false),
+        "clear_operator_policy" => policies::clear(node, request, true),
+        "list_policies" => policies::list(node, request, false),
+        "list_operator_policies" => policies::list(node, request, true),
+        "set_parameter" => parameters::set(node, request),
+        "clear_parameter" => parameters::clear(node, request),
+        "list_parameters" => parameters::list(node, request),
+        "set_global_parameter" => parameters::set_global(node, request),
+        "clear_global_parameter" => parameters::clear_global(node, request),
+        "list_global_parameters" => parameters::list_global(node),
+        "set_cluster_name" => parameters::set_cluster_name(node, request),
+        "list_queues" => listing::queues(node, request),
+        "list_exchanges" => listing::exchanges(node, request),
+        "list_bindings" => listing::bindings(node, request),
+        "list_connections" => connections::list(node, request),
+        "list_channels" => connections::list_channels(node, request),
+        "list_consumers" => connections::list_consumers(node, request),
+        "close_connection" => connections::close(node, request),
+        "close_all_connections" => connections::close_all(node, request),
+        "close_all_user_connections" => connections::close_all_of_user(node, request),
+        "delete_queue" => queues::delete(node, request),
+        "purge_queue" => queues::purge(node, request),
+        "export_definitions" => definitions::export(node),
+        "import_definitions" => definitions::import(node, request),
+        "set_vm_memory_high_watermark" | "set_disk_free_limit" => node::set_limit(node, request),
+        "status" => node::status(node),
+        "cluster_status" => node::cluster_status(node),
+        "list_feature_flags" => node::list_feature_flags(request),
+        "enable_feature_flag" => node::enable_feature_flag(node, request),
+        "ping" => Ok(Output::Message("Ping succeeded".to_owned()).into()),
+        "await_startup" => Ok(Output::Done.into()),
+        "stop" | "shutdown" => Ok(Handled {
+            stop: true,
+            ..Output::Done.into()
+        }),
+        other => Err(Failure::plain(
+            exit::USAGE,
+            format!("\nCommand '{other}' not found. \n"),
+        )),
+    }
+}
+
+/// Four octets that nobody can foresee.
+pub fn salt() -> [u8; 4] {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u8(0);
+    (hasher.finish() as u32).to_le_bytes()
+}
+
+/// An argument that the client has made sure is there.
+fn arg(request: &Request, at: usize) -> Result<&str> {
+    request
+        .arg(at)
+        .ok_or_else(|| Failure::plain(exit::USAGE, "not enough arguments."))
+}
+
+/// Applies a command, and answers nothing but when it is durable.
+fn propose(node: &Node, command: Command) -> Result {
+    propose_or(node, command, refused)
+}
+
+/// The same, with refusals in other words.
+fn propose_or(node: &Node, command: Command, refused: impl FnOnce(Refusal) -> Failure) -> Result {
+    let (_, durable) = node.propose(&command).map_err(refused)?;
+    Ok(Handled {
+        durable,
+        ..Output::Done.into()
+    })
+}
+
+/// A refusal of the metadata machine, as rabbitmqctl shows most of them.
+fn refused(refusal: Refusal) -> Failure {
+    let code = match refusal.reply_code {
+        ReplyCode::InternalError => exit::SOFTWARE,
+        _ => exit::UNAVAILABLE,
+    };
+    Failure::new(code, refusal.text)
+}
+
+/// The virtual host of a request must be there, in the words of most lists and of policies.
+fn expect_vhost<'a>(topology: &'a Topology, name: &str) -> Result<&'a leveret_topology::VHost> {
+    let missing = || {
+        let text = format!("Virtual host '{name}' does not exist");
+        Failure::plain(exit::DATA_ERROR, text)
+    };
+    topology.vhost(name).ok_or_else(missing)
+}
+
+/// JSON from the command line.
+fn json(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|_| {
+        let text = "JSON decoding error. Reason: badarg";
+        Failure::new(exit::UNAVAILABLE, text)
+    })
+}
+
+/// A JSON object from the command line; `otherwise` is what is wrong with anything else.
+fn json_object(text: &str, otherwise: &str) -> Result<Map<String, Value>> {
+    match json(text)? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(Failure::new(
+            exit::UNAVAILABLE,
+            format!("Validation failed\n\n{otherwise}\n"),
+        )),
+    }
+}
+
+/// A table with all of its columns.
+fn rows(columns: &[&str], rows: Vec<Vec<Value>>) -> Result {
+    let columns = columns.iter().map(|c| (*c).to_owned()).collect();
+    Ok(Output::Rows { columns, rows }.into())
+}

@@ -1,0 +1,329 @@
+//! The node itself: limits, status, feature flags.
+
+use std::fmt::Write;
+
+use leveret_config::Limit;
+use serde_json::{Value, json};
+
+use super::listing::pick;
+use super::{Result, arg};
+use crate::ctl::protocol::{Failure, Output, Request, exit};
+use crate::ctl::thresholds::{self, Threshold};
+use crate::node::Node;
+
+/// RabbitMQ's feature flags, of 3.8 to 3.13: all of them are on. Name and what it stands for.
+const FEATURE_FLAGS: &[(&str, &str)] = &[
+    (
+        "classic_mirrored_queue_version",
+        "Support setting version for classic mirrored queues",
+    ),
+    (
+        "classic_queue_type_delivery_support",
+        "Bug fix for classic queue deliveries using mixed versions",
+    ),
+    (
+        "direct_exchange_routing_v2",
+        "v2 direct exchange routing implementation",
+    ),
+    (
+        "drop_unroutable_metric",
+        "Count unroutable publishes to be dropped in stats",
+    ),
+    (
+        "empty_basic_get_metric",
+        "Count AMQP basic.get on empty queues in stats",
+    ),
+    ("feature_flags_v2", "Feature flags subsystem V2"),
+    (
+        "implicit_default_bindings",
+        "Default bindings are now implicit, instead of being stored in the database",
+    ),
+    (
+        "listener_records_in_ets",
+        "Store listener records in ETS instead of Mnesia",
+    ),
+    ("maintenance_mode_status", "Maintenance mode status"),
+    ("quorum_queue", "Support queues of type `quorum`"),
+    (
+        "restart_streams",
+        "Support for restarting streams with optional preferred next leader",
+    ),
+    ("stream_queue", "Support queues of type `stream`"),
+    (
+        "stream_sac_coordinator_unblock_group",
+        "Bug fix to unblock a group of consumers in a super stream partition",
+    ),
+    (
+        "stream_single_active_consumer",
+        "Single active consumer for streams",
+    ),
+    (
+        "tracking_records_in_ets",
+        "Store tracking records in ETS instead of Mnesia",
+    ),
+    (
+        "user_limits",
+        "Configure connection and channel limits for a user",
+    ),
+    (
+        "virtual_host_metadata",
+        "Virtual host metadata (description, tags, etc)",
+    ),
+];
+
+pub fn list_feature_flags(request: &Request) -> Result {
+    pick(request, FEATURE_FLAGS, |(name, about), column| {
+        json!(match column {
+            "name" => *name,
+            "state" => "enabled",
+            "stability" => "stable",
+            "provided_by" => "leveret",
+            "desc" => *about,
+            _ => "",
+        })
+    })
+}
+
+pub fn enable_feature_flag(node: &Node, request: &Request) -> Result {
+    let name = arg(request, 0)?;
+    if name == "all" || FEATURE_FLAGS.iter().any(|(flag, _)| *flag == name) {
+        return Ok(Output::Done.into());
+    }
+    let text = format!("This feature flag is not supported by node {}", node.name());
+    Err(Failure::new(exit::USAGE, text))
+}
+
+/// Takes effect at once, and until the node stops: it is not written anywhere.
+pub fn set_limit(node: &Node, request: &Request) -> Result {
+    match thresholds::read(request) {
+        Some(Ok(Threshold::Memory(limit))) => node.set_memory_high_watermark(limit),
+        Some(Ok(Threshold::Disk(limit))) => node.set_disk_free_limit(limit),
+        Some(Err(failure)) => return Err(failure),
+        None => {}
+    }
+    Ok(Output::Done.into())
+}
+
+fn alarms(node: &Node) -> Vec<&'static str> {
+    let alarms = node.alarms();
+    let mut on = Vec::new();
+    if alarms.memory() {
+        on.push("memory");
+    }
+    if alarms.disk() {
+        on.push("disk");
+    }
+    on
+}
+
+fn alarms_text(node: &Node) -> String {
+    let on = alarms(node);
+    if on.is_empty() {
+        return "(none)\n".to_owned();
+    }
+    let line = |resource: &&str| match *resource {
+        "memory" => format!("Memory alarm on node {}\n", node.name()),
+        _ => format!("Free disk space alarm on node {}\n", node.name()),
+    };
+    on.iter().map(line).collect()
+}
+
+fn alarms_value(node: &Node) -> Value {
+    let one = |resource: &&str| json!({"node": node.name(), "resource": resource});
+    alarms(node).iter().map(one).collect()
+}
+
+struct Listener {
+    interface: String,
+    port: u16,
+    protocol: &'static str,
+    purpose: &'static str,
+}
+
+fn listeners(node: &Node) -> Vec<Listener> {
+    let one = |(address, tls): (std::net::SocketAddr, bool)| Listener {
+        interface: match address.ip() {
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+        },
+        port: address.port(),
+        protocol: if tls { "amqp/ssl" } else { "amqp" },
+        purpose: match tls {
+            true => "AMQP 0-9-1 over TLS",
+            false => "AMQP 0-9-1",
+        },
+    };
+    node.listeners().into_iter().map(one).collect()
+}
+
+fn listeners_value(node: &Node) -> Value {
+    let one = |l: &Listener| {
+        json!({"node": node.name(), "interface": l.interface, "port": l.port,
+               "protocol": l.protocol, "purpose": l.purpose})
+    };
+    listeners(node).iter().map(one).collect()
+}
+
+fn limit_value(limit: Limit) -> Value {
+    match limit {
+        Limit::Absolute(bytes) => json!({"absolute": bytes}),
+        Limit::Relative(share) => json!({"relative": share}),
+    }
+}
+
+/// Gigabytes, as `status` shows them.
+fn gigabytes(bytes: u64) -> String {
+    format!("{} gb", (bytes as f64 / 1e5).round() / 1e4)
+}
+
+fn section(out: &mut String, title: &str, body: &str) {
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{title}\n\n{body}\n");
+}
+
+pub fn status(node: &Node) -> Result {
+    let limits = node.limits();
+    let memory = crate::node::process_memory();
+    let space = node.store().journal().space();
+    let free = space.map_or(0, |space| space.available_bytes);
+    let data_dir = node.config().node.data_dir.display().to_string();
+    let (queues, vhosts) = {
+        let topology = node.topology();
+        (topology.queues().count(), topology.vhosts().count())
+    };
+    let connections = node.connections().len();
+    let version = env!("CARGO_PKG_VERSION");
+    let pid = std::process::id();
+    let (watermark, disk_limit) = (limits.memory_bytes(), limits.disk_bytes());
+
+    let mut text = String::new();
+    let runtime = format!(
+        "OS PID: {pid}\nOS: Linux\nUptime (seconds): {}\nIs under maintenance?: false\n\
+         Leveret version: {version}\nNode name: {}\n",
+        node.uptime_s(),
+        node.name()
+    );
+    section(&mut text, "Runtime", &runtime);
+    let dir = format!("Node data directory: {data_dir}\n");
+    section(&mut text, "Data directory", &dir);
+    section(&mut text, "Alarms", &alarms_text(node));
+    let setting = match limits.memory {
+        Limit::Relative(share) => format!("{share} of available memory"),
+        Limit::Absolute(bytes) => format!("{bytes} bytes"),
+    };
+    let body = format!(
+        "Total memory used: {}\nCalculation strategy: anonymous\n\
+         Memory high watermark setting: {setting}, computed to: {}\n\
+         message bodies: {}\n",
+        gigabytes(memory.anonymous_bytes),
+        gigabytes(watermark),
+        gigabytes(u64::try_from(node.bodies().gauge().bytes()).unwrap_or(0)),
+    );
+    section(&mut text, "Memory", &body);
+    let body = format!(
+        "Low free disk space watermark: {}\nFree disk space: {}\n",
+        gigabytes(disk_limit),
+        gigabytes(free)
+    );
+    section(&mut text, "Free Disk Space", &body);
+    let body = format!(
+        "Connection count: {connections}\nQueue count: {queues}\nVirtual host count: {vhosts}\n"
+    );
+    section(&mut text, "Totals", &body);
+    let lines: String = listeners(node)
+        .iter()
+        .map(|l| {
+            format!(
+                "Interface: {}, port: {}, protocol: {}, purpose: {}\n",
+                l.interface, l.port, l.protocol, l.purpose
+            )
+        })
+        .collect();
+    section(&mut text, "Listeners", &lines);
+
+    let value = json!({
+        "pid": pid,
+        "os": "Linux",
+        "uptime": node.uptime_s(),
+        "is_under_maintenance": false,
+        "product_name": "Leveret",
+        "product_version": version,
+        "rabbitmq_version": version,
+        "node_name": node.name(),
+        "data_directory": data_dir,
+        "active_plugins": [],
+        "config_files": [],
+        "log_files": [],
+        "alarms": alarms(node),
+        "memory": {
+            "strategy": "anonymous",
+            "total": {"anonymous": memory.anonymous_bytes, "rss": memory.resident_bytes},
+        },
+        "vm_memory_calculation_strategy": "anonymous",
+        "vm_memory_high_watermark_setting": limit_value(limits.memory),
+        "vm_memory_high_watermark_limit": watermark,
+        "disk_free": free,
+        "disk_free_limit": disk_limit,
+        "totals": {
+            "connection_count": connections,
+            "queue_count": queues,
+            "virtual_host_count": vhosts,
+        },
+        "listeners": listeners_value(node),
+    });
+    Ok(Output::Report { text, value }.into())
+}
+
+pub fn cluster_status(node: &Node) -> Result {
+    let (name, cluster) = (node.name(), node.cluster_name());
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = String::new();
+    section(&mut text, "Basics", &format!("Cluster name: {cluster}\n"));
+    section(&mut text, "Disk Nodes", &format!("{name}\n"));
+    section(&mut text, "Running Nodes", &format!("{name}\n"));
+    section(
+        &mut text,
+        "Versions",
+        &format!("{name}: Leveret {version}\n"),
+    );
+    let maintenance = format!("Node: {name}, status: not under maintenance\n");
+    section(&mut text, "Maintenance status", &maintenance);
+    section(&mut text, "Alarms", &alarms_text(node));
+    section(&mut text, "Network Partitions", "(none)\n");
+    let lines: String = listeners(node)
+        .iter()
+        .map(|l| {
+            format!(
+                "Node: {name}, interface: {}, port: {}, protocol: {}, purpose: {}\n",
+                l.interface, l.port, l.protocol, l.purpose
+            )
+        })
+        .collect();
+    section(&mut text, "Listeners", &lines);
+    let flags = FEATURE_FLAGS
+        .iter()
+        .map(|(flag, _)| format!("Flag: {flag}, state: enabled\n"));
+    section(&mut text, "Feature flags", &flags.collect::<String>());
+
+    let flags = FEATURE_FLAGS.iter().map(|(flag, about)| {
+        json!({"name": flag, "desc": about, "doc_url": "", "provided_by": "leveret",
+               "stability": "stable", "state": "enabled"})
+    });
+    let value = json!({
+        "cluster_name": cluster,
+        "disk_nodes": [name],
+        "ram_nodes": [],
+        "running_nodes": [name],
+        "partitions": {},
+        "alarms": alarms_value(node),
+        "maintenance_status": {name: "not under maintenance"},
+        "versions": {name: {
+            "rabbitmq_name": "Leveret",
+            "rabbitmq_version": version,
+            "erlang_version": "",
+        }},
+        "listeners": {name: listeners_value(node)},
+        "feature_flags": flags.collect::<Vec<_>>(),
+    });
+    Ok(Output::Report { text, value }.into())
+}

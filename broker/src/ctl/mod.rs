@@ -1,0 +1,27 @@
+//! `leveret ctl`: the operator's command line of a running node, and the node's side of it.
+//!
+//! The verbs, flags, output and exit codes are rabbitmqctl's (RabbitMQ 3.10), so that what calls it can call this. The
+//! client ([`client`]) reads the command line, checks it against the table of verbs, and sends one line of JSON over
+//! the Unix socket `ctl.sock` in the data directory; the node ([`CtlServer`]) answers with one line ([`protocol`]).
+//! Whoever may open the socket may do everything: it belongs to the user that runs the node, mode 0600, and the peer's
+//! identity is checked besides.
+//!
+//! Invariants: a change is answered when it is durable; a request is at most [`protocol::REQUEST_BYTES_MAX`] long; nothing of
+//! a request is logged but its verb, since arguments may be passwords.
+//!
+//! Deliberately absent: `eval`, Erlang distribution, other nodes (the commands of a cluster come with it), configuration
+//! encryption (`encode`, `decode`).
+
+mod args;
+mod banner;
+pub mod client;
+mod columns;
+mod dial;
+mod format;
+mod handlers;
+pub mod protocol;
+mod server;
+mod thresholds;
+mod verbs;
+
+pub use server::{CtlServer, SOCKET_NAME};

@@ -1,0 +1,282 @@
+//! Bodies that are not in memory: read from the journal or the pager.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use leveret_cluster::METADATA_GROUP;
+use leveret_queue::entry::{EntryReader, MemoryGauge, Op};
+use leveret_queue::{
+    EntryBuf, EntryBuilder, Location, Message, QueueId, Restored, Seq, Store, StoreError, Stored,
+};
+use leveret_storage::{Journal, Record, RecordKind};
+use parking_lot::Mutex;
+
+/// The group of all records in the pager.
+const PAGER_GROUP: u32 = 1;
+
+/// Why the node must stop, once.
+pub type Fatal = Box<dyn Fn(&str) + Send + Sync>;
+
+/// The journal and the pager, as the queue machines see them.
+pub struct BodyStore {
+    journal: Arc<Journal>,
+    pager: Arc<Journal>,
+    gauge: Arc<MemoryGauge>,
+    budget_bytes: AtomicU64,
+    failed: AtomicBool,
+    fatal: Fatal,
+    /// Messages in each segment of the pager.
+    paged: Mutex<HashMap<u32, u64>>,
+}
+
+impl std::fmt::Debug for BodyStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BodyStore({} bytes in memory)", self.gauge.bytes())
+    }
+}
+
+impl BodyStore {
+    /// `budget_bytes`: bodies that may be in memory before waiting messages go to disk.
+    pub fn new(
+        journal: Arc<Journal>,
+        pager: Arc<Journal>,
+        gauge: Arc<MemoryGauge>,
+        budget_bytes: u64,
+        fatal: Fatal,
+    ) -> Self {
+        BodyStore {
+            journal,
+            pager,
+            gauge,
+            budget_bytes: AtomicU64::new(budget_bytes),
+            failed: AtomicBool::new(false),
+            fatal,
+            paged: Mutex::default(),
+        }
+    }
+
+    /// Counts bodies in memory.
+    pub fn gauge(&self) -> &Arc<MemoryGauge> {
+        &self.gauge
+    }
+
+    /// Changes the memory budget.
+    pub fn set_budget(&self, bytes: u64) {
+        self.budget_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Messages in the pager.
+    pub fn paged_messages(&self) -> u64 {
+        self.paged.lock().values().sum()
+    }
+
+    /// A body cannot be read, or an entry is not what was written: the node must stop.
+    pub fn failed(&self, error: &StoreError) {
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            (self.fatal)(&error.0);
+        }
+    }
+
+    fn split(&self, location: Location) -> (&Journal, leveret_storage::Location) {
+        let journal = if location.is_journaled() {
+            &self.journal
+        } else {
+            &self.pager
+        };
+        (
+            journal,
+            leveret_storage::Location::from_u64(location.0 & !Location::PAGED),
+        )
+    }
+
+    /// Removes segments of the pager that nothing is in.
+    pub fn trim_pager(&self) {
+        for segment in self.pager.segments() {
+            let mut paged = self.paged.lock();
+            if segment.sealed && paged.get(&segment.id).copied().unwrap_or(0) == 0 {
+                paged.remove(&segment.id);
+                drop(paged);
+                if let Err(error) = self.pager.remove_segment(segment.id) {
+                    tracing::warn!(%error, "segment of the pager was not removed");
+                }
+            }
+        }
+    }
+}
+
+/// What reading one record yields to one queue.
+fn collect(
+    record: &Record,
+    mark: u64,
+    queue: QueueId,
+    wanted: std::ops::Range<Seq>,
+    max: usize,
+    out: &mut Vec<Stored>,
+) -> Result<(), StoreError> {
+    let entry = EntryBuf::shared(record.payload.clone());
+    let malformed = |e| StoreError(format!("record at {}: {e}", record.location));
+    let reader = EntryReader::new(&entry).map_err(malformed)?;
+    let Some((slot, mut next)) = reader.slot_of(queue) else {
+        return Ok(());
+    };
+    let location = Location(record.location.to_u64() | mark);
+    for op in reader.ops() {
+        let op = op.map_err(malformed)?;
+        let seq = match op.op {
+            Op::Enqueue => {
+                if !op.slots().any(|s| s == slot) {
+                    continue;
+                }
+                next += 1;
+                next - 1
+            }
+            Op::Relocated => match op.places().find(|(s, _)| *s == slot) {
+                Some((_, seq)) => seq,
+                None => continue,
+            },
+            Op::Settle(..) | Op::Return(_) => continue,
+        };
+        // Copies of a message that was moved before may lie here too: only the awaited number counts.
+        if wanted.contains(&seq) && out.last().is_none_or(|last| last.seq < seq) {
+            out.push(Stored {
+                seq,
+                message: reader.message(&op),
+                location,
+            });
+            if out.len() >= max {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Store for BodyStore {
+    fn read(
+        &self,
+        queue: QueueId,
+        first: Seq,
+        count: u32,
+        from: Location,
+        max: usize,
+        out: &mut Vec<Stored>,
+    ) -> Result<(), StoreError> {
+        /// Read ahead while a backlog is drained.
+        const PREFETCH_BYTES: usize = 1 << 20;
+        let (journal, at) = self.split(from);
+        let mark = from.0 & Location::PAGED;
+        let wanted = first..first + u64::from(count);
+        if count > 1 {
+            journal.prefetch(at, PREFETCH_BYTES);
+        }
+        for record in journal.walk(at) {
+            let record = record.map_err(|e| StoreError(e.to_string()))?;
+            if record.location.segment() != at.segment() {
+                break;
+            }
+            // Metadata records lie between those of the queues, and mean something else.
+            if record.header.kind != RecordKind::Entry || record.header.group == METADATA_GROUP {
+                continue;
+            }
+            collect(&record, mark, queue, wanted.clone(), max, out)?;
+            if out.len() >= max || out.last().is_some_and(|last| last.seq + 1 >= wanted.end) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn page_out(
+        &self,
+        queue: QueueId,
+        seq: Seq,
+        message: &Message,
+    ) -> Result<Location, StoreError> {
+        let mut entry = EntryBuilder::with_capacity(message.encoded_len() + 128);
+        entry.relocated(&[(queue, seq)], message);
+        let entry = entry.finish(None);
+        let at = self
+            .pager
+            .append(
+                RecordKind::Entry,
+                0,
+                PAGER_GROUP,
+                0,
+                0,
+                entry.to_bytes(),
+                false,
+            )
+            .map_err(|e| StoreError(e.to_string()))?;
+        *self.paged.lock().entry(at.segment()).or_default() += 1;
+        Ok(Location(at.to_u64() | Location::PAGED))
+    }
+
+    fn release(&self, location: Location, count: u32) {
+        let segment = location.segment() & 0x7fff_ffff;
+        if let Some(messages) = self.paged.lock().get_mut(&segment) {
+            *messages = messages.saturating_sub(u64::from(count));
+        }
+    }
+
+    fn memory_tight(&self) -> bool {
+        self.gauge.bytes() > self.budget_bytes.load(Ordering::Relaxed) as i64
+    }
+}
+
+/// The messages of a record that live according to `queues` (sorted by id), each with the places where it does.
+pub(super) fn live_messages(
+    record: &Record,
+    queues: &[(QueueId, Restored)],
+) -> Vec<(Vec<(QueueId, Seq)>, Message)> {
+    let entry = EntryBuf::shared(record.payload.clone());
+    let Ok(reader) = EntryReader::new(&entry) else {
+        return Vec::new();
+    };
+    let segment = record.location.segment();
+    let mut table: Vec<(QueueId, Seq)> = reader.queues().collect();
+    let lives = |queue: QueueId, seq: Seq| {
+        let Ok(at) = queues.binary_search_by_key(&queue, |(id, _)| *id) else {
+            return false;
+        };
+        queues.get(at).is_some_and(|(_, state)| {
+            state
+                .levels
+                .iter()
+                .any(|l| l.find(seq).is_some_and(|r| r.location.segment() == segment))
+        })
+    };
+    let mut live = Vec::new();
+    for op in reader.ops().map_while(Result::ok) {
+        let mut places = Vec::new();
+        match op.op {
+            Op::Enqueue => {
+                for slot in op.slots() {
+                    let Some((queue, next)) = table.get_mut(usize::from(slot)) else {
+                        continue;
+                    };
+                    let seq = *next;
+                    *next += 1;
+                    if lives(*queue, seq) {
+                        places.push((*queue, seq));
+                    }
+                }
+            }
+            Op::Relocated => {
+                for (slot, seq) in op.places() {
+                    let Some((queue, _)) = table.get(usize::from(slot)) else {
+                        continue;
+                    };
+                    if lives(*queue, seq) {
+                        places.push((*queue, seq));
+                    }
+                }
+            }
+            Op::Settle(..) | Op::Return(_) => continue,
+        }
+        if !places.is_empty() {
+            live.push((places, reader.message(&op)));
+        }
+    }
+    live
+}

@@ -1,0 +1,158 @@
+//! The server: a node, its listeners, and the signals that end it.
+
+pub mod logging;
+mod task;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leveret_config::Config;
+use leveret_net::Listeners;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::ctl::CtlServer;
+use crate::node::{Maintenance, Node, machine_memory_bytes};
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// The text says why the node did not start.
+pub fn run(config: Config) -> Result<ExitCode, String> {
+    let threads = config.node.worker_threads.unwrap_or_else(worker_threads);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(1))
+        .thread_name("leveret")
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start the runtime: {e}"))?;
+    let memory_bytes = config
+        .resources
+        .total_memory_bytes
+        .unwrap_or_else(machine_memory_bytes);
+    for ignored in &config.ignored {
+        tracing::info!(
+            key = ignored.key,
+            origin = ignored.origin,
+            "setting has no effect: {}",
+            ignored.why
+        );
+    }
+    let started = std::time::Instant::now();
+    let (node, report) = Node::start(config, memory_bytes).map_err(|e| e.to_string())?;
+    if let Some(cut) = &report.recovery.cut {
+        tracing::warn!(
+            segment = cut.location.segment(),
+            offset = cut.location.offset(),
+            bytes = cut.bytes,
+            "torn end of the journal was cut: {}",
+            cut.reason
+        );
+    }
+    tracing::info!(
+        node = node.name(),
+        data_dir = %node.config().node.data_dir.display(),
+        queues = report.queues,
+        messages = report.messages,
+        records = report.recovery.records,
+        clean = report.recovery.clean,
+        ms = started.elapsed().as_millis() as u64,
+        "store is open"
+    );
+    let code = runtime.block_on(serve(Arc::new(node)));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+/// Half of the cores, at least one. Connections that meet on one thread wake each other without a system call: on two
+/// cores one thread moves more messages than two, for a third of the CPU time, and the journal's writer has a core of its own.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, |n| n.get() / 2)
+        .max(1)
+}
+
+/// RabbitMQ's text when a node stops.
+pub const STOPPED: &str = "broker forced connection closure with reason 'shutdown'";
+
+async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
+    let listeners = Listeners::bind(node.config())
+        .await
+        .map_err(|e| e.to_string())?;
+    let mut maintenance = Maintenance::start(Arc::clone(&node))
+        .map_err(|e| format!("cannot start the maintenance thread: {e}"))?;
+    let timers = tokio::spawn(Arc::clone(&node).run_timers());
+    let for_connections = Arc::clone(&node);
+    let serving = listeners.serve(move |accepted| {
+        let node = Arc::clone(&for_connections);
+        async move { task::serve(node, accepted).await }
+    });
+    for local in serving.local_addrs() {
+        tracing::info!(address = %local.address, tls = local.tls, "listening");
+    }
+    let local = serving.local_addrs().iter();
+    node.set_listeners(local.map(|local| (local.address, local.tls)).collect());
+    let ctl =
+        CtlServer::start(&node).map_err(|e| format!("cannot listen for control commands: {e}"))?;
+    // Nothing to tell where nobody asks: the variable NOTIFY_SOCKET is not set then.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let signals = signals();
+    let failure = tokio::select! {
+        signal = signals => {
+            tracing::info!(signal = signal?, "stopping");
+            None
+        }
+        () = ctl.stop_requested() => {
+            tracing::info!("stopping: a control command asks for it");
+            None
+        }
+        reason = node.stop().wait() => {
+            tracing::error!(%reason, "the node must stop: nothing is confirmed any more");
+            Some(reason)
+        }
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    drop(ctl);
+    serving.stop().await;
+    node.connections().close_all(STOPPED);
+    let patience = Duration::from_millis(node.config().node.shutdown_timeout_ms);
+    let until = tokio::time::Instant::now() + patience;
+    while !node.connections().is_empty() && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    timers.abort();
+    let stopping = Arc::clone(&node);
+    let closed = tokio::task::spawn_blocking(move || {
+        maintenance.stop();
+        if failure.is_none() {
+            if let Err(error) = stopping.checkpoint() {
+                tracing::warn!(%error, "no checkpoint at the end: the next start replays more");
+            }
+            stopping.store().close();
+        }
+        failure
+    });
+    match closed.await {
+        Ok(None) => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Some(reason)) => Err(reason),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn signals() -> Result<&'static str, String> {
+    let listen = |kind| signal(kind).map_err(|e| format!("cannot listen for signals: {e}"));
+    let mut term = listen(SignalKind::terminate())?;
+    let mut int = listen(SignalKind::interrupt())?;
+    let mut hup = listen(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok("SIGTERM"),
+            _ = int.recv() => return Ok("SIGINT"),
+            // The TLS listeners read their certificates again; without them there is nothing to do.
+            _ = hup.recv() => tracing::info!("SIGHUP"),
+        }
+    }
+}
