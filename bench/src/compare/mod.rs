@@ -1,0 +1,216 @@
+//! `compare`: brokers side by side, scenario by scenario, in several rounds.
+//!
+//! Every broker that this starts gets a folder of its own and is stopped (SIGSTOP) while another is
+//! measured. Each scenario runs in a process of its own, so that the generator's CPU and memory are
+//! its own too. Results go to a JSON-lines file as they come; the report is made from that file.
+
+mod broker;
+mod limits;
+mod record;
+mod report;
+mod scenario;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::clock::{now_ns, seconds};
+use crate::error::{Context, Error, Result};
+use crate::flags::Flags;
+use crate::load::bounded;
+use broker::Candidate;
+pub use limits::limit;
+use record::Record;
+use scenario::{Scenario, Step};
+
+/// The scenarios without `--scenarios`.
+const SINGLE_NODE: &str = include_str!("../../scenarios/single-node.txt");
+
+struct Compare {
+    scenarios: Vec<Scenario>,
+    rounds: usize,
+    time_s: f64,
+    warmup_s: f64,
+    limits: bool,
+    folder: PathBuf,
+    log: File,
+    records: Vec<Record>,
+}
+
+/// Takes its flags, measures, and writes the report.
+///
+/// # Errors
+/// A broker does not start, or a file cannot be written. A scenario that fails is noted and the
+/// comparison goes on.
+pub fn compare(mut flags: Flags) -> Result<bool> {
+    let out = PathBuf::from(flags.text("out")?.unwrap_or_else(|| "compare.md".into()));
+    let log_path = out.with_extension("jsonl");
+    if flags.switch("report-only") {
+        flags.finish()?;
+        let records = record::read(&log_path)?;
+        return fs::write(&out, report::markdown(&records))
+            .context("writing")
+            .map(|()| true);
+    }
+    let parent = flags
+        .text("work")?
+        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let folder = tempfile::Builder::new()
+        .prefix("leveret-bench-")
+        .tempdir_in(&parent)
+        .context("temporary folder")?;
+    let mut brokers = Candidate::take(&mut flags, folder.path())?;
+    let text = match flags.text("scenarios")? {
+        None => SINGLE_NODE.to_owned(),
+        Some(path) => fs::read_to_string(&path).context(format!("reading {path}"))?,
+    };
+    let only = flags.text("only")?;
+    let mut compare = Compare {
+        scenarios: scenario::parse(&text, only.as_deref())?,
+        rounds: bounded(&mut flags, "rounds", 3, 100)?,
+        time_s: flags.seconds("time", 8.0)?,
+        warmup_s: flags.seconds("warmup", 2.0)?,
+        limits: !flags.switch("no-limits"),
+        folder: folder.path().to_owned(),
+        log: File::create(&log_path).context(format!("creating {}", log_path.display()))?,
+        records: Vec::new(),
+    };
+    flags.finish()?;
+    if brokers.is_empty() {
+        return Err(Error::Usage(
+            "compare needs --leveret, --rabbitmq, --command or --address".into(),
+        ));
+    }
+    let outcome = compare.run(&mut brokers);
+    for broker in &mut brokers {
+        broker.stop();
+    }
+    outcome?;
+    fs::write(&out, report::markdown(&compare.records))
+        .context(format!("writing {}", out.display()))?;
+    eprintln!("report in {}", out.display());
+    Ok(compare.records.iter().all(|r| r.error.is_none()))
+}
+
+impl Compare {
+    fn run(&mut self, brokers: &mut [Candidate]) -> Result<()> {
+        for broker in brokers.iter_mut() {
+            let seconds = broker.start()?;
+            let version = broker.version()?;
+            eprintln!("{}: {version}, started in {seconds:.2} s", broker.name);
+            self.note(Record::about(&broker.name, &version, &broker.settings()))?;
+            broker.pause();
+        }
+        self.note(Record::machine(&self.folder))?;
+        for round in 0..self.rounds {
+            for index in 0..self.scenarios.len() {
+                let scenario = self.scenarios[index].clone();
+                if scenario.once && round > 0 {
+                    continue;
+                }
+                // Another broker begins in each round.
+                for turn in 0..brokers.len() {
+                    let broker = &mut brokers[(turn + round) % brokers.len()];
+                    let record = self.measure(broker, &scenario, round);
+                    eprintln!("{}", record.line());
+                    self.note(record)?;
+                }
+                if self.limits {
+                    for record in limits::beside(&scenario, round, &self.folder, self.time_s) {
+                        eprintln!("{}", record.line());
+                        self.note(record)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, record: Record) -> Result<()> {
+        let line = serde_json::to_string(&record).map_err(|e| Error::Failed(e.to_string()))?;
+        writeln!(self.log, "{line}").context("writing results")?;
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// One scenario on one broker; a failure becomes part of the record.
+    fn measure(&self, broker: &mut Candidate, scenario: &Scenario, round: usize) -> Record {
+        let outcome = self.measure_or_fail(broker, scenario);
+        broker.pause();
+        Record::measured(&broker.name, scenario, round, outcome)
+    }
+
+    fn measure_or_fail(
+        &self,
+        broker: &mut Candidate,
+        scenario: &Scenario,
+    ) -> Result<serde_json::Value> {
+        if scenario.fresh {
+            broker.restart_empty()?;
+        }
+        broker.resume()?;
+        match &scenario.step {
+            Step::Startup { queue, expect } => startup(broker, queue, *expect),
+            Step::Command(words) => {
+                let mut words = words.clone();
+                if matches!(words.first().map(String::as_str), Some("run" | "rpc")) {
+                    let timed = words.iter().any(|w| w == "--time" || w == "--messages");
+                    if !timed {
+                        words.extend(["--time".into(), self.time_s.to_string()]);
+                        words.extend(["--warmup".into(), self.warmup_s.to_string()]);
+                    }
+                }
+                words.extend(["--uri".into(), broker.uri()]);
+                words.extend(["--broker-pid".into(), broker.pids()]);
+                run_self(&words, &self.folder)
+            }
+        }
+    }
+}
+
+/// Runs a subcommand of this program and reads its report.
+fn run_self(words: &[String], folder: &Path) -> Result<serde_json::Value> {
+    let program = std::env::current_exe().context("own path")?;
+    let json = folder.join("report.json");
+    // A report of the run before must not be taken for this one's.
+    let _ = fs::remove_file(&json);
+    let output = Command::new(program)
+        .args(words)
+        .arg("--json")
+        .arg(&json)
+        .args((words.first().is_some_and(|w| w != "limit")).then_some("--quiet"))
+        .output()
+        .context("running the scenario")?;
+    let fault = output.status.code() == Some(3);
+    if !output.status.success() && !fault {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::Failed(format!("{}: {said}", output.status)));
+    }
+    let text = fs::read_to_string(&json).context("reading the report")?;
+    serde_json::from_str(&text).map_err(|e| Error::Failed(format!("report: {e}")))
+}
+
+/// Stops a broker, starts it again, and waits until the queue has its messages.
+fn startup(broker: &mut Candidate, queue: &str, expect: u64) -> Result<serde_json::Value> {
+    broker.stop();
+    let begin = now_ns();
+    let accepts_s = broker.start()?;
+    let mut client = crate::net::Client::open(&crate::uri::Uri::parse(&broker.uri())?)?;
+    let depth = client.queue_depth(queue)?;
+    let ready_s = seconds(now_ns() - begin);
+    client.close()?;
+    if u64::from(depth) != expect {
+        return Err(Error::Failed(format!(
+            "{depth} messages after the start, not {expect}"
+        )));
+    }
+    let memory = broker.memory();
+    Ok(serde_json::json!({
+        "scenario": "startup",
+        "accepts_s": accepts_s,
+        "ready_s": ready_s,
+        "depth": depth,
+        "memory": memory,
+    }))
+}
