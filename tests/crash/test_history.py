@@ -1,0 +1,115 @@
+"""The checker finds what faulty brokers do: one history for each kind of fault."""
+
+import pytest
+from history import Ack, AckDurable, Confirm, Message, Receive, Refuse, Return, Send, check
+
+ONE, TWO, THREE = (Message("p", number) for number in (1, 2, 3))
+
+
+def sends(*messages, queues=("q",)):
+    return [Send(message, queues) for message in messages]
+
+
+def receive(message, session=1, redelivered=False, queue="q", **more):
+    return Receive(message, queue, session, redelivered, **more)
+
+
+def faults(*history):
+    return {kind: len(found) for kind, found in check(history).faults().items()}
+
+
+def test_good_history():
+    history = [
+        *sends(ONE, TWO),
+        Confirm(ONE),
+        receive(ONE),
+        Ack(ONE, "q", 1),
+        Confirm(TWO),
+        receive(TWO),
+        receive(TWO, session=2, redelivered=True),
+    ]
+    report = check(history)
+    assert report.faults() == {}
+    assert report.counts["confirmed"] == 2
+    assert report.counts["duplicates, marked"] == 1
+
+
+def test_confirmed_and_never_received_is_lost():
+    assert faults(*sends(ONE, TWO), Confirm(ONE), Confirm(TWO), receive(TWO)) == {"lost": 1}
+
+
+def test_each_queue_is_owed_its_copy():
+    history = [*sends(ONE, queues=("a", "b")), Confirm(ONE), receive(ONE, queue="a")]
+    assert faults(*history) == {"lost": 1}
+
+
+def test_unconfirmed_may_be_lost_or_recovered():
+    report = check([*sends(ONE, TWO), receive(TWO)])
+    assert report.faults() == {}
+    assert report.counts["unknown"] == 2
+    assert report.counts["recovered"] == 1
+
+
+def test_nacked_may_be_lost():
+    report = check([*sends(ONE), Refuse(ONE)])
+    assert report.faults() == {}
+    assert (report.counts["nacked"], report.counts["unknown"]) == (1, 0)
+
+
+def test_never_sent_is_unexpected():
+    assert faults(receive(ONE)) == {"unexpected": 1}
+
+
+def test_wrong_queue_is_unexpected():
+    assert faults(*sends(ONE), receive(ONE, queue="other")) == {"unexpected": 1}
+
+
+def test_damaged_body_is_corrupt():
+    assert faults(*sends(ONE), Confirm(ONE), receive(ONE, intact=False)) == {"corrupt": 1}
+
+
+def test_second_delivery_needs_the_mark():
+    history = [*sends(ONE), Confirm(ONE), receive(ONE), receive(ONE, session=2)]
+    assert faults(*history) == {"unmarked_duplicates": 1}
+
+
+def test_first_deliveries_in_order():
+    assert faults(*sends(ONE, TWO), receive(TWO), receive(ONE)) == {"disorder": 1}
+
+
+def test_order_holds_per_session_and_spares_redeliveries():
+    history = [
+        *sends(ONE, TWO, THREE),
+        receive(TWO),
+        receive(ONE, session=2),
+        receive(THREE, session=2),
+        receive(TWO, session=2, redelivered=True),
+    ]
+    assert faults(*history) == {}
+
+
+def test_message_acked_for_good_stays_away():
+    history = [*sends(ONE), Confirm(ONE), receive(ONE), Ack(ONE, "q", 1), AckDurable(1)]
+    assert faults(*history) == {}
+    assert faults(*history, receive(ONE, 2, True)) == {"resurrected": 1}
+
+
+def test_ack_without_a_later_confirm_may_be_forgotten():
+    history = [*sends(ONE, TWO), receive(ONE), AckDurable(1), Ack(ONE, "q", 1), receive(ONE, 2, True)]
+    assert faults(*history) == {}
+
+
+def test_returned_message_is_a_fault():
+    assert faults(*sends(ONE), Return(ONE)) == {"returned": 1}
+
+
+@pytest.mark.parametrize("received, torn", [((), 0), ((ONE,), 1), ((ONE, TWO), 0)])
+def test_transaction_is_whole_or_absent(received, torn):
+    batch = [Send(message, ("q",), batch=7) for message in (ONE, TWO)]
+    found = faults(*batch, *(receive(message) for message in received))
+    assert found == ({"torn_batches": 1} if torn else {})
+
+
+def test_transaction_over_two_queues_is_whole():
+    batch = [Send(ONE, ("a",), batch=7), Send(TWO, ("b",), batch=7)]
+    assert faults(*batch, receive(ONE, queue="a")) == {"torn_batches": 1}

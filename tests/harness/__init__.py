@@ -1,0 +1,1 @@
+"""What the tests of running brokers share: starting, stopping and killing them, and looking at them."""

@@ -1,0 +1,1 @@
+//! Tests that cross crates: real clients, crashes, interoperability.
