@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import uuid
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from harness.servers import Launcher, default_binary, have
 from wire import Broker
 
 KINDS = ("leveret", "rabbitmq")
+LAUNCHER = pytest.StashKey[Launcher]()
+STARTED = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser):
@@ -48,6 +51,21 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="a promise of Leveret only"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    item.stash[STARTED] = time.time()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows what became of the brokers that ran during the test, and the ends of their logs."""
+    report = yield
+    launcher = item.config.stash.get(LAUNCHER, None)
+    if report.failed and launcher is not None:
+        report.sections += launcher.reports(item.stash[STARTED])
+    return report
+
+
 class External(NamedTuple):
     """A broker that runs already: only its address is known."""
 
@@ -79,6 +97,7 @@ def launch(pytestconfig, tmp_path_factory):
         pytestconfig.getoption("--binary"),
         pytestconfig.getoption("--broker-cmd"),
     )
+    pytestconfig.stash[LAUNCHER] = launcher
     yield launcher.new
     launcher.close()
 

@@ -180,10 +180,21 @@ class Run:
         if self.server is None:
             data = self.folder / "shared"
             self.server = Leveret(self.binary(), data) if self.options.server == "leveret" else RabbitMQ(data)
-        if self.server.process is None or self.server.process.poll() is not None:
-            self.server.process = None
+        if self.server.process is None:
             self.server.start()
         return self.server.url()
+
+    def look_at_shared(self, part, count):
+        """After a part: a shared broker that ended is a failure, and a failure shows the end of the shared broker's log."""
+        if self.server is None or self.server.process is None:
+            return
+        ended = self.server.look() is not None
+        if ended:
+            count.add(Count(failed=1, names=[f"{part}: the shared broker ended by itself"]))
+        if count.failed:
+            print(f"== the broker that parts share: {self.server.report(50)}", flush=True)
+        if ended:
+            self.server.process = None
 
 
 def read_junit(path, part):
@@ -240,6 +251,7 @@ def main():
                 count = getattr(run, part)()
             except StartFailed as failed:
                 count = Count(failed=1, names=[f"{part}: {failed}"])
+            run.look_at_shared(part, count)
             total.add(count)
             lines.append(f"{part:8} {time.monotonic() - started:6.0f} s   {count}")
     finally:

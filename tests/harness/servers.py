@@ -21,6 +21,10 @@ STOP_DEADLINE_S = 30
 RABBITMQ_HOME = Path("/usr/lib/rabbitmq/bin")
 
 
+class EndedByItself(AssertionError):
+    """A broker that was to be killed or stopped was dead already: whatever the test is about, this is its failure."""
+
+
 class StartFailed(Exception):
     """The broker ended, or did not serve before the deadline; `returncode` is None in the second case."""
 
@@ -77,6 +81,45 @@ def processes_of_group(group):
     return members
 
 
+def how_it_ended(code):
+    """An exit code of subprocess in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+class Life:
+    """One process of a server, from its start to its end."""
+
+    def __init__(self, pid):
+        self.pid = pid
+        self.started = time.time()
+        # What the harness or the test did to end it; nothing if nobody did.
+        self.asked = None
+        self.ended = None
+        self.end = None
+
+    def over(self, code):
+        self.ended = time.time()
+        self.end = how_it_ended(code)
+
+    def __str__(self):
+        text = f"process {self.pid} started {clock(self.started)}, "
+        if self.end is None:
+            return text + "runs"
+        if self.asked is None:
+            return text + f"ENDED BY ITSELF with {self.end}, noticed {clock(self.ended)}"
+        return text + f"{self.asked}, ended with {self.end} {clock(self.ended)}"
+
+
+def clock(seconds):
+    """As the broker's log has it, in UTC."""
+    return time.strftime("%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03}Z"
+
+
 class Server:
     """One broker on one port and one data folder; may be started again after it ended."""
 
@@ -85,6 +128,7 @@ class Server:
         self.port = port or free_port()
         self.settings = dict(settings or {})
         self.process = None
+        self.lives = []
         self.log_path = self.data_dir.with_name(self.data_dir.name + ".log")
 
     # What a kind of broker says about itself.
@@ -114,6 +158,7 @@ class Server:
                 env=self.environment(),
                 start_new_session=True,
             )
+        self.lives.append(Life(self.process.pid))
         if wait:
             self.wait_serving()
         return self
@@ -123,7 +168,7 @@ class Server:
         while not serves(self.port):
             ended = self.process.poll()
             if ended is not None or time.monotonic() > deadline:
-                self.kill()
+                self.close_process()
                 raise StartFailed(f"{self.command()[0]} does not serve", ended, self.log())
             time.sleep(0.02)
 
@@ -135,17 +180,46 @@ class Server:
             log.seek(self.log_start)
             return log.read().decode(errors="replace")
 
+    def report(self, lines=100):
+        """For a failed test: what became of each process, and the end of the log of all of them."""
+        self.look()
+        text = [f"{self.data_dir.name}, port {self.port}"]
+        text += [str(life) for life in self.lives[-30:]]
+        if self.log_path.exists():
+            with open(self.log_path, "rb") as log:
+                log.seek(max(0, self.log_path.stat().st_size - 256 * 1024))
+                text += log.read().decode(errors="replace").splitlines()[-lines:]
+        return "\n".join(text)
+
+    def look(self):
+        """Notices the end of a process; returns its exit code, None while it runs."""
+        code = self.process and self.process.poll()
+        if code is not None and self.lives[-1].end is None:
+            self.lives[-1].over(code)
+        return code
+
+    def ask(self, how):
+        """Notes how the process is about to be ended. Raises if it is dead already and nobody had asked for that."""
+        code = self.look()
+        if self.lives[-1].asked is None:
+            if code is not None:
+                self.process = None
+                raise EndedByItself(f"{self.data_dir.name}: {self.lives[-1]}\n{self.log()[-4000:]}")
+            self.lives[-1].asked = how
+
     def signal(self, number):
         os.killpg(self.process.pid, number)
 
     def wait(self, timeout=STOP_DEADLINE_S):
         """Waits for the end of the process; returns its exit code, negative for a signal."""
         code = self.process.wait(timeout)
+        self.look()
         self.process = None
         return code
 
     def terminate(self):
         """SIGTERM to the broker, without waiting."""
+        self.ask("told to stop")
         os.kill(self.pid(), signal.SIGTERM)
 
     def stop(self):
@@ -154,13 +228,21 @@ class Server:
         try:
             return self.wait()
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.close_process()
             raise
 
     def kill(self):
-        """kill -9 of everything that was started. Does nothing if nothing runs."""
+        """kill -9 of everything that was started. Does nothing if nothing runs; raises if it had ended by itself."""
+        if self.process is not None:
+            self.ask("killed")
+            self.close_process()
+
+    def close_process(self):
+        """As `kill`, in whatever state the process is."""
         if self.process is None:
             return
+        if self.look() is None:
+            self.lives[-1].asked = self.lives[-1].asked or "killed by the harness"
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -173,7 +255,7 @@ class Server:
         self.start()
 
     def close(self):
-        self.kill()
+        self.close_process()
 
     def __enter__(self):
         return self
@@ -309,6 +391,13 @@ class Launcher:
         for server in self.made:
             server.close()
         self.made.clear()
+
+    def reports(self, since):
+        """A title and a text for every server that ran after `since` (seconds since 1970)."""
+        for server in self.made:
+            server.look()
+            if any(life.ended is None or life.ended >= since for life in server.lives):
+                yield f"broker {server.data_dir.name}", server.report()
 
 
 def default_binary():
