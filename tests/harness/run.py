@@ -22,7 +22,7 @@ from harness.servers import Leveret, RabbitMQ, StartFailed
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-PARTS = ("cargo", "spec", "interop", "crash", "abuse")
+PARTS = ("cargo", "spec", "settings", "interop", "crash", "abuse")
 PART_DEADLINE_S, PART_DEADLINE_LONG_S = 1500, 4 * 3600
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 # The heading of a failed test's output; it is there with --quiet too.
@@ -125,6 +125,9 @@ class Run:
         broker = ["--broker", self.shared_url()]
         control = ["--ctl", self.server.ctl()] if isinstance(self.server, RabbitMQ) else []
         return self.pytest("spec", TESTS / "spec", [*broker, *control])
+
+    def settings(self):
+        return self.pytest("settings", TESTS / "settings", self.server_options())
 
     def interop(self):
         return self.pytest("interop", TESTS / "interop", self.server_options())

@@ -302,12 +302,13 @@ class RabbitMQ(Server):
         self.epmd_port = free_port()
         self.dist_port = free_port()
         self.epmd = None
+        self.plugins = ()
 
     def prepare(self):
         super().prepare()
         lines = [f"{key} = {value}" for key, value in self.settings.items()]
         (self.data_dir / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
-        (self.data_dir / "enabled_plugins").write_text("[].\n")
+        (self.data_dir / "enabled_plugins").write_text(f"[{','.join(self.plugins)}].\n")
         if self.epmd is None:
             self.epmd = subprocess.Popen(
                 ["epmd", "-address", "127.0.0.1", "-port", str(self.epmd_port)],

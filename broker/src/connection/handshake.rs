@@ -147,14 +147,11 @@ impl Connection {
         self.core.send(0, start);
     }
 
-    /// What may be used here: EXTERNAL needs a client certificate.
+    /// What may be used here. Like RabbitMQ, EXTERNAL is offered over TLS, and refused later if there is no certificate.
     fn mechanisms(&self) -> impl Iterator<Item = Mechanism> + '_ {
-        let certified = self
-            .handshake
-            .as_ref()
-            .is_some_and(|h| h.peer.certificate_name.is_some());
+        let tls = self.handshake.as_ref().is_some_and(|h| h.peer.tls);
         let configured = self.core.node.config().access.mechanisms.iter().copied();
-        configured.filter(move |m| *m != Mechanism::External || certified)
+        configured.filter(move |m| *m != Mechanism::External || tls)
     }
 
     /// A method on channel 0 before the connection is open.
@@ -189,7 +186,13 @@ impl Connection {
         match self.credentials(mechanism, &m.response) {
             Ok(credentials) => self.login(mechanism, credentials),
             Err(Malformed::Silent) => self.lost("malformed SASL response"),
-            Err(Malformed::Refuse) => self.refuse_login(mechanism, "malformed SASL response"),
+            Err(Malformed::Refuse) => self.refuse_login(
+                mechanism,
+                match mechanism {
+                    Mechanism::External => "no user name in a client certificate",
+                    Mechanism::Plain | Mechanism::AmqPlain => "malformed SASL response",
+                },
+            ),
         }
     }
 
