@@ -283,10 +283,11 @@ impl Channel {
         self.tags = Tags::default();
     }
 
-    /// Whether a delivery has waited longer than `timeout_s` for its acknowledgement: its tag.
+    /// Whether a delivery has waited longer than `timeout_s` for its acknowledgement: its tag. Both times are whole seconds,
+    /// rounded down, so that a difference says up to a second too much.
     pub fn overdue(&self, now_s: u32, timeout_s: u32) -> Option<u64> {
         let (tag, oldest) = self.tags.oldest()?;
-        (now_s.saturating_sub(oldest.at_s) >= timeout_s).then_some(tag)
+        (now_s.saturating_sub(oldest.at_s) > timeout_s).then_some(tag)
     }
 
     /// Consumers, and deliveries that wait for acknowledgement.
