@@ -15,6 +15,7 @@
 
 mod group_log;
 mod log_store;
+pub mod raft;
 pub mod reclaim;
 mod watch;
 
