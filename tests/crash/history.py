@@ -7,6 +7,7 @@ A message is named by (producer, number): numbers of one producer grow, and are 
 a reconnect. What is owed is counted per queue: a message routed to three queues is owed three times.
 """
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -45,6 +46,20 @@ class Return:
     """basic.return: no queue."""
 
     message: Message
+
+
+@dataclass
+class Begin:
+    """A consumer's session has connected, and consumes nothing yet."""
+
+    session: int
+
+
+@dataclass
+class End:
+    """The broker has ended and is not started again yet. `killed`: what it had not written is gone, also if it was delivered."""
+
+    killed: bool
 
 
 @dataclass
@@ -121,6 +136,11 @@ class Ledger:
         self.acked = defaultdict(set)
         self.durably_acked = set()
         self.newest = {}
+        # The broker's life, counted by its ends: the present one, that of each send, and the last that delivered a message.
+        self.life = 0
+        self.killed = set()
+        self.sent_in = {}
+        self.received_in = {}
 
     def take(self, event):
         getattr(self, "take_" + type(event).__name__.lower())(event)
@@ -128,6 +148,15 @@ class Ledger:
     def take_send(self, event):
         self.report.counts["attempted"] += 1
         self.sent[event.message] = event
+        self.sent_in[event.message] = self.life
+
+    def take_begin(self, event):
+        pass
+
+    def take_end(self, event):
+        if event.killed:
+            self.killed.add(self.life)
+        self.life += 1
 
     def take_confirm(self, event):
         self.confirmed.add(event.message)
@@ -149,6 +178,7 @@ class Ledger:
         if key in self.durably_acked:
             self.report.resurrected.append(f"{event.message} in {event.queue}")
         self.received[key] += 1
+        self.received_in[key] = self.life
         if self.received[key] > 1:
             if event.redelivered:
                 self.report.counts["duplicates, marked"] += 1
@@ -198,14 +228,38 @@ class Ledger:
                 owed = [(queue, send.message) for queue in send.queues]
                 batches[send.message.producer, send.batch] += owed
         for batch, owed in batches.items():
-            there = sum(1 for key in owed if self.received[key])
-            if there not in (0, len(owed)):
-                self.report.torn_batches.append(f"{batch}: {there} of {len(owed)}")
+            there = [key for key in owed if self.received[key]]
+            if len(there) in (0, len(owed)) or self.lost_whole(owed, there):
+                continue
+            self.report.torn_batches.append(f"{batch}: {len(there)} of {len(owed)}")
+
+    def lost_whole(self, owed, there):
+        """A broker delivers before it has written, and confirms afterwards: of a transaction that a kill took away as a whole,
+        some may have arrived before. None of it comes later, and it is not confirmed."""
+        life = self.sent_in[owed[0][1]]
+        confirmed = any(message in self.confirmed for _, message in owed)
+        return life in self.killed and not confirmed and all(self.received_in[key] == life for key in there)
 
 
 def check(history):
     """The report of a whole history, drained to the end: every queue was emptied after the last restart."""
     ledger = Ledger()
-    for event in history:
+    for event in by_lives(history):
         ledger.take(event)
     return ledger.finish()
+
+
+def by_lives(history):
+    """What a session has in its socket when the broker ends, it may note after others have gone on with the next one;
+    yet all that it saw happened before the end, and stands there then. Otherwise the order stays."""
+    life, began_in, lives = 0, {}, [[]]
+    for event in history:
+        if isinstance(event, End):
+            life += 1
+            lives.append([event])
+            continue
+        session = getattr(event, "session", None)
+        if isinstance(event, Begin):
+            began_in[session] = life
+        lives[began_in.get(session, life)].append(event)
+    return itertools.chain.from_iterable(lives)

@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 
-from history import Ack, AckDurable, Confirm, Message, Receive, Refuse, Return, Send
+from history import Ack, AckDurable, Begin, Confirm, Message, Receive, Refuse, Return, Send
 from wire import Disconnected, Refused, Silence, Wire
 
 PERSISTENT = 2
@@ -194,6 +194,7 @@ class Consumer(Worker):
 
     def session(self, wire):
         session = next(Consumer.sessions)
+        self.history.add(Begin(session))
         channel = wire.channel()
         channel.confirm()
         channel.qos(PREFETCH)

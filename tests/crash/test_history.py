@@ -1,8 +1,9 @@
 """The checker finds what faulty brokers do: one history for each kind of fault."""
 
 import pytest
-from history import Ack, AckDurable, Confirm, Message, Receive, Refuse, Return, Send, check
+from history import Ack, AckDurable, Begin, Confirm, End, Message, Receive, Refuse, Return, Send, check
 
+KILL = End(killed=True)
 ONE, TWO, THREE = (Message("p", number) for number in (1, 2, 3))
 
 
@@ -113,3 +114,41 @@ def test_transaction_is_whole_or_absent(received, torn):
 def test_transaction_over_two_queues_is_whole():
     batch = [Send(ONE, ("a",), batch=7), Send(TWO, ("b",), batch=7)]
     assert faults(*batch, receive(ONE, queue="a")) == {"torn_batches": 1}
+
+
+def begin_and_send():
+    return [Begin(1), *(Send(message, ("q",), batch=7) for message in (ONE, TWO))]
+
+
+@pytest.mark.parametrize("seen", [(), (KILL,)])
+def test_transaction_that_arrived_in_part_before_the_kill_may_be_lost(seen):
+    """Also if the consumer reads it only after the kill."""
+    history = [*begin_and_send(), *seen, receive(ONE), KILL, Begin(2)]
+    assert faults(*history) == {}
+
+
+def test_transaction_of_which_a_part_came_back_is_torn():
+    history = [*begin_and_send(), receive(ONE), KILL, Begin(2), receive(ONE, 2, True)]
+    assert faults(*history) == {"torn_batches": 1}
+    assert faults(*history, receive(TWO, 2, True)) == {}
+
+
+def test_transaction_lost_in_part_without_a_kill_is_torn():
+    history = [KILL, *begin_and_send(), receive(ONE), Begin(2)]
+    assert faults(*history) == {"torn_batches": 1}
+    assert faults(*history, End(killed=False), Begin(3)) == {"torn_batches": 1}
+
+
+def test_confirmed_transaction_that_arrived_in_part_is_torn():
+    history = [*begin_and_send(), Confirm(ONE), Confirm(TWO), receive(ONE), KILL, Begin(2)]
+    assert faults(*history) == {"lost": 1, "torn_batches": 1}
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_what_a_session_notes_after_the_end_came_before_it(killed):
+    """Two consumers of one queue: the second one's new session is quicker than the first one's old one."""
+    history = [*sends(ONE), Confirm(ONE), Begin(1), End(killed), Begin(2), receive(ONE, 2, True)]
+    history += [Ack(ONE, "q", 2), AckDurable(2), receive(ONE, 1)]
+    assert faults(*history) == {}
+    # Not so if the session is one of the new life.
+    assert faults(*history, Begin(3), receive(ONE, 3)) == {"resurrected": 1, "unmarked_duplicates": 1}

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from harness.options import address, kind
-from history import check
+from history import End, check
 from load import BACKLOG_MAX, Changer, Consumer, History, Publisher, Transactor
 from wire import Wire
 
@@ -112,6 +112,7 @@ def test_kill_in_a_loop(launch, pytestconfig, settings):
         time.sleep(random_.uniform(0.05, 1.2))
         wait(lambda: history.confirmed >= goal, "no confirms")
         server.kill()
+        history.add(End(killed=True))
         server.start()
         faults = changer.verify()
         assert not faults, faults[:10]
@@ -142,6 +143,7 @@ def test_orderly_restarts_under_load(launch):
         goal = history.confirmed + 10 * PROGRESS
         wait(lambda: history.confirmed >= goal, "no confirms")
         assert server.stop() == 0
+        history.add(End(killed=False))
         server.start()
         alive(workers)
     for worker in publishers:
