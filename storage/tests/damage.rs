@@ -136,6 +136,7 @@ fn a_flipped_bit_in_the_last_group_cuts_it() {
         let opened = open_sim(&disk, Location::ZERO).unwrap();
         let cut = opened.report.cut.unwrap();
         assert_eq!(cut.location, hit.location);
+        assert!(cut.path.ends_with(file(hit.location.segment())));
         assert!(!opened.records.contains(last) && opened.records.len() + 4 >= made.kept.len());
         assert_eq!(opened.records[..], made.kept[..opened.records.len()]);
     }

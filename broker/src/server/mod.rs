@@ -42,7 +42,7 @@ pub fn run(config: Config) -> Result<ExitCode, String> {
     let (node, report) = Node::start(config, memory_bytes).map_err(|e| e.to_string())?;
     if let Some(cut) = &report.recovery.cut {
         tracing::warn!(
-            segment = cut.location.segment(),
+            file = %cut.path.display(),
             offset = cut.location.offset(),
             bytes = cut.bytes,
             "torn end of the journal was cut: {}",

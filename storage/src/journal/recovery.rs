@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ const REWRITE_BYTES: usize = 1 << 20;
 /// What was cut off the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
+    /// The segment's file.
+    pub path: PathBuf,
     /// The first place that was no record.
     pub location: Location,
     /// Why it was none.
@@ -413,6 +416,7 @@ impl Recovery<'_> {
                 None => String::new(),
             };
             self.report.cut = Some(Cut {
+                path: segment_path(&self.config.dir, end.active),
                 location,
                 reason,
                 bytes: zeroed,
