@@ -19,6 +19,7 @@ mod location;
 pub mod record;
 
 pub use error::{AppendError, Damage, Failure, JournalError, ReadError, ReplayError};
+pub use journal::append::{NewRecord, Wait};
 pub use journal::config::{JournalConfig, SyncPolicy};
 pub use journal::recovery::{Cut, RecoveryReport};
 pub use journal::segment::SegmentInfo;

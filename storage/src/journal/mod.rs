@@ -20,6 +20,7 @@ use crate::disk::{Advice, DirLock, Disk, Space};
 use crate::error::{AppendError, Failure, JournalError, ReadError, ReplayError};
 use crate::location::Location;
 use crate::record::{self, PAYLOAD_BYTES_MAX, Record, RecordHeader, RecordKind};
+use append::Wait;
 use config::{JournalConfig, SyncPolicy};
 use recovery::RecoveryReport;
 use segment::{Identity, Segment, SegmentInfo};
@@ -29,6 +30,7 @@ use tail::{Pending, Tail};
 use walk::{Verify, Walk};
 use writer::Writer;
 
+pub(crate) mod append;
 pub(crate) mod config;
 pub(crate) mod recovery;
 mod scan;
@@ -268,7 +270,7 @@ impl Journal {
         if tail.bytes >= shared.config.tail_bytes_max {
             self.wait_for_room(&mut tail);
         }
-        let (location, wake) = tail.append(record, sync)?;
+        let (location, wake) = tail.append(record, Wait::of(sync))?;
         drop(tail);
         if wake {
             self.wake_writer();
@@ -317,7 +319,7 @@ impl Journal {
                 kind,
                 flags,
             };
-            let (location, woken) = tail.append(pending, sync)?;
+            let (location, woken) = tail.append(pending, Wait::of(sync))?;
             locations.push(location);
             wake |= woken;
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::append::Wait;
 use super::config::JournalConfig;
 use super::segment::SEGMENT_HEADER_BYTES;
 use crate::error::{AppendError, Failure};
@@ -90,8 +91,10 @@ pub(crate) struct Tail {
     pub bytes: u64,
     /// An append waits until `bytes` is lower.
     pub waiting_for_room: bool,
-    /// Everything below is waited for.
+    /// Somebody waits for everything below to be durable.
     sync_wanted: Location,
+    /// Somebody waits for everything below to be written.
+    write_wanted: Location,
     /// Since when the writer knows of appends that are not durable.
     oldest: Option<Instant>,
     /// What was durable when the writer last asked.
@@ -116,6 +119,7 @@ impl Tail {
             bytes: 0,
             waiting_for_room: false,
             sync_wanted: Location::ZERO,
+            write_wanted: Location::ZERO,
             oldest: None,
             durable_seen: Location::ZERO,
             writer: WriterState::Running,
@@ -167,7 +171,7 @@ impl Tail {
     pub(crate) fn append(
         &mut self,
         mut record: Pending,
-        sync: bool,
+        wait: Wait,
     ) -> Result<(Location, bool), AppendError> {
         self.check()?;
         if record.payload.len() > PAYLOAD_BYTES_MAX {
@@ -180,13 +184,15 @@ impl Tail {
         self.append_bytes += record.payload.len() as u64;
         self.pending.push(record);
         self.bytes += stored as u64;
-        if sync {
-            self.sync_wanted = self.end;
+        match wait {
+            Wait::Durable => self.sync_wanted = self.end,
+            Wait::Written => self.write_wanted = self.end,
+            Wait::Nobody => {}
         }
         let wake = match self.writer {
             WriterState::Running => false,
             WriterState::Idle => true,
-            WriterState::Lingering => sync || self.bytes >= self.write_behind_bytes,
+            WriterState::Lingering => wait != Wait::Nobody || self.bytes >= self.write_behind_bytes,
         };
         if wake {
             self.writer = WriterState::Running;
@@ -242,8 +248,12 @@ impl Tail {
             .zip(now)
             .map(|(oldest, now)| now.saturating_duration_since(oldest));
         let due = force || self.closing || age.is_some_and(|age| age >= interval);
-        let write =
-            !self.pending.is_empty() && (waited || due || self.bytes >= self.write_behind_bytes);
+        let write_waited = self
+            .pending
+            .first()
+            .is_some_and(|first| first.location < self.write_wanted);
+        let write = !self.pending.is_empty()
+            && (waited || write_waited || due || self.bytes >= self.write_behind_bytes);
         if write || (unsynced && (waited || due)) || self.closing {
             self.writer = WriterState::Running;
             let sync_below = if due { self.end } else { self.sync_wanted };
