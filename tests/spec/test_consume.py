@@ -145,7 +145,6 @@ def test_arguments_that_are_taken(ch, queue, arguments):
     ch.consume(queue, arguments=arguments)
 
 
-@pytest.mark.rabbitmq_only
 def test_no_local_is_ignored(ch, queue):
     ch.consume(queue, no_local=True, no_ack=True)
     ch.publish("", queue, b"own")
@@ -411,6 +410,22 @@ def test_the_next_takes_over_in_order_of_arrival(wire, ch, single):
     ch.confirm()
     for turn in range(3):
         ch.put(single, b"%d" % turn)
+        assert channels[turn].expect("basic.deliver").body == b"%d" % turn
+        channels[turn].call("basic.cancel", consumer_tag=tags[turn])
+
+
+def test_the_next_is_the_one_of_the_highest_priority(wire, ch, names):
+    """So RabbitMQ's classic queues have it; its quorum queues go by arrival only."""
+    arguments = {"x-single-active-consumer": True}
+    queue = ch.declare(names.queue(), arguments=arguments).queue
+    channels = [wire.channel() for _ in range(4)]
+    tags = [
+        channel.consume(queue, no_ack=True, arguments={"x-priority": priority})
+        for channel, priority in zip(channels, (0, 0, 7, 7))
+    ]
+    ch.confirm()
+    for turn in (0, 2, 3, 1):
+        ch.put(queue, b"%d" % turn)
         assert channels[turn].expect("basic.deliver").body == b"%d" % turn
         channels[turn].call("basic.cancel", consumer_tag=tags[turn])
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::ready::Hot;
-use crate::{Limiter, Link};
+use crate::{Limiter, Link, Seq};
 
 /// A consumer's place in its queue: index and generation, so that a stale name finds nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,7 +154,37 @@ impl Consumer {
         let (from, to) = (here(first) as usize, here(end) as usize);
         out.reserve((to - from).min(self.unacked_len as usize));
         out.extend(self.unacked.range_mut(from..to).filter_map(Option::take));
-        self.unacked_len -= (out.len() - before) as u32;
+        self.taken(out.len() - before);
+    }
+
+    /// Takes held messages back by their numbers in the queue. `hint`: the number among the consumer's deliveries that the
+    /// first had, the others following it; where that is wrong they are searched for.
+    pub fn take_seqs(&mut self, hint: u64, first: Seq, count: u32, out: &mut Vec<Hot>) {
+        let (before, end) = (out.len(), first.saturating_add(u64::from(count)));
+        let mut next = first;
+        for number in hint.. {
+            let at = number.checked_sub(self.base).filter(|_| next < end);
+            let place = at.and_then(|at| self.unacked.get_mut(at as usize));
+            let Some(hot) = place.and_then(|place| place.take_if(|hot| hot.seq == next)) else {
+                break;
+            };
+            out.push(hot);
+            next += 1;
+        }
+        if next < end && self.unacked_len as usize > out.len() - before {
+            let wanted = |hot: &Hot| (next..end).contains(&hot.seq);
+            let numbers = self.stragglers.iter().filter(|(_, hot)| wanted(hot));
+            let numbers: Vec<u64> = numbers.map(|(number, _)| *number).collect();
+            out.extend(numbers.iter().filter_map(|n| self.stragglers.remove(n)));
+            let places = self.unacked.iter_mut();
+            out.extend(places.filter_map(|place| place.take_if(|hot| wanted(hot))));
+        }
+        self.taken(out.len() - before);
+    }
+
+    /// `count` messages were taken out.
+    fn taken(&mut self, count: usize) {
+        self.unacked_len -= count as u32;
         while let Some(None) = self.unacked.front() {
             self.unacked.pop_front();
             self.base += 1;
@@ -333,6 +363,15 @@ impl Consumers {
         {
             round.rotate_left(1);
         }
+    }
+
+    /// Who follows the single active consumer: of the highest priority, the one that came first (RabbitMQ's classic queues).
+    pub fn next_single(&self) -> Option<u32> {
+        let priority = |index: &u32| {
+            let consumer = self.slots.get(*index as usize)?.as_deref();
+            consumer.map(|c| c.spec.priority)
+        };
+        self.order.iter().rev().copied().max_by_key(priority)
     }
 
     /// How many messages the active consumers would take now, as far as their own windows say.
