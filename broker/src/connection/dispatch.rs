@@ -476,10 +476,8 @@ impl Connection {
                 self.phase = Phase::Closed;
                 Ok(())
             }
-            Method::ConnectionUpdateSecret(update) => {
-                let id = method::method_id(class_id, method_id);
-                self.update_secret(&update.new_secret)
-                    .map_err(Failed::of(id))?;
+            // A password is asked for at the login only, so there is nothing to renew, whatever it is (RabbitMQ's internal users).
+            Method::ConnectionUpdateSecret(_) => {
                 self.core.send(0, ConnectionUpdateSecretOk {});
                 Ok(())
             }

@@ -394,21 +394,6 @@ impl Connection {
             self.set_blocked(Some(reason));
         }
     }
-
-    /// connection.update-secret (RabbitMQ extension): a new password for the same user.
-    pub(super) fn update_secret(&mut self, secret: &[u8]) -> Result<(), Fault> {
-        let user = &self.core.session.user;
-        match self.core.node.topology().authenticate(user, secret) {
-            Ok(_) => Ok(()),
-            Err(why) => {
-                tracing::warn!(connection = self.log_name(), "new secret refused: {why}");
-                Err(Fault::hard(
-                    ReplyCode::NotAllowed,
-                    "New secret was refused by one of the backends",
-                ))
-            }
-        }
-    }
 }
 
 /// What is wrong with a SASL response, and how RabbitMQ answers it.
