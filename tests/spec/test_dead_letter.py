@@ -225,6 +225,26 @@ def test_missing_dead_letter_exchange_drops(ch, mortal, graveyard, names):
 # -- routing -------------------------------------------------------------------------------------
 
 
+def test_headers_exchange_sees_the_headers_of_the_dead_letter(ch, names):
+    """The message's own and those that its death gave it."""
+    target = names.exchange()
+    ch.exchange(target, "headers")
+    conditions = {
+        "own": {"x-match": "all", "kind": "a"},
+        "given": {"x-match": "all-with-x", "x-first-death-reason": "rejected"},
+        "foreign": {"x-match": "all", "kind": "b"},
+    }
+    graves = {which: ch.declare(names.queue()).queue for which in conditions}
+    for which, arguments in conditions.items():
+        ch.bind(graves[which], target, arguments=arguments)
+    name = ch.declare(names.queue(), arguments={"x-dead-letter-exchange": target}).queue
+    ch.publish("", name, b"x", headers={"kind": "a"})
+    ch.reject(ch.get(name, no_ack=False).delivery_tag, requeue=False)
+    assert fetch(ch, graves["own"]).body == b"x"
+    assert fetch(ch, graves["given"]).body == b"x"
+    assert ch.get(graves["foreign"]) is None
+
+
 def test_without_a_routing_key_the_message_keeps_its_own(ch, names):
     source, target = names.exchange(), names.exchange()
     ch.exchange(source, "topic")

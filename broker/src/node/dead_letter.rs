@@ -6,7 +6,7 @@ use leveret_protocol::{FieldTable, FieldValue, PropertiesRef};
 use leveret_queue::{DeadLetter, DeadReason, EntryBuilder, NewMessage};
 use leveret_topology::{QueueId, QueueInfo};
 
-use super::{After, Node};
+use super::{After, Attributes, Node};
 
 impl Node {
     /// Publishes a dead letter to its targets, then settles it at its source.
@@ -47,7 +47,10 @@ impl Node {
         edit = edit.remove(Property::Expiration);
         let properties = edit.to_bytes();
         let key_refs: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let mut queues = self.route_own(&source.vhost, &exchange, &key_refs);
+        // As RabbitMQ, by the headers that the dead letter has, its deaths among them.
+        let properties_ref = PropertiesRef::new(&properties);
+        let attributes = Attributes::new(&properties_ref);
+        let mut queues = self.route_own(&source.vhost, &exchange, &key_refs, &attributes);
         if dead.reason != DeadReason::Rejected {
             queues.retain(|queue| !is_cycle(&headers, queue.name.as_bytes()));
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use leveret_queue::{ConsumerSlot, ConsumerSpec, GetResult, Limiter};
 use leveret_topology::{
-    Actor, Command, DeleteQueue, Name, NoAttributes, OwnerId, Permission, Publication, QueueId,
-    QueueInfo, Refusal,
+    Actor, Command, DeleteQueue, Name, OwnerId, Permission, Publication, QueueId, QueueInfo,
+    Refusal,
 };
 
 use super::{Attributes, Node};
@@ -75,11 +75,12 @@ impl Node {
         vhost: &str,
         exchange: &str,
         keys: &[&[u8]],
+        attributes: &Attributes<'_>,
     ) -> Vec<Arc<QueueInfo>> {
         let mut queues = Vec::new();
         let publication = Publication {
             routing_keys: keys,
-            attributes: &NoAttributes,
+            attributes,
         };
         let _ = self
             .topology()
