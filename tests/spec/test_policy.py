@@ -121,6 +121,45 @@ def test_delivery_limit_of_a_quorum_queue(master, names, policy):
     master.nothing()
 
 
+@pytest.mark.leveret_only
+def test_single_active_consumer_comes_and_goes(master, names, policy, admin, realm):
+    """RabbitMQ knows it as an argument only. What one that waits holds unacknowledged stays its own."""
+    queue = master.declare(names.unique()).queue
+    first, second, third = (master.wire.channel() for _ in range(3))
+    for channel, priority in ((first, -1), (second, 0), (third, 0)):
+        channel.qos(2)
+        channel.consume(queue, arguments={"x-priority": priority})
+    master.confirm()
+    master.put(queue, b"0", b"1")
+    assert second.expect("basic.deliver").body == b"0"
+    assert third.expect("basic.deliver").body == b"1"
+    made = policy(f"^{queue}$", {"single-active-consumer": True})
+    master.put(queue, b"2", b"3")
+    assert second.expect("basic.deliver").body == b"2"
+    third.ack(1)
+    third.call("basic.qos", prefetch_count=2)
+    third.nothing()
+    second.ack(0, multiple=True)
+    assert second.expect("basic.deliver").body == b"3"
+    second.close()
+    assert third.expect("basic.deliver").body == b"3"
+    admin.clear_policy(realm.vhost, made)
+    master.put(queue, b"4", b"5", b"6")
+    assert third.expect("basic.deliver").body == b"4"
+    assert [d.body for d in first.deliveries(2)] == [b"5", b"6"]
+
+
+@pytest.mark.leveret_only
+def test_max_priority_holds_for_queues_declared_under_it(master, names, policy):
+    """As an argument, it cannot change while the queue lives; RabbitMQ has no such key."""
+    queue = names.unique()
+    policy(f"^{queue}$", {"max-priority": 5})
+    master.declare(queue)
+    for priority in (1, 5, 3):
+        master.publish("", queue, b"%d" % priority, priority=priority)
+    assert master.bodies(queue) == [b"5", b"3", b"1"]
+
+
 def test_mirroring_keys_are_taken(master, names, policy):
     name = names.unique()
     policy(f"^{name}$", {"ha-mode": "all", "ha-sync-mode": "automatic"}, apply_to="queues")

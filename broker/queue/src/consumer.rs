@@ -374,6 +374,27 @@ impl Consumers {
         self.order.iter().rev().copied().max_by_key(priority)
     }
 
+    /// Begins or ends single active consumer among those that are attached.
+    pub fn set_single(&mut self, single: bool) {
+        let attached = self.iter().filter(|(_, c)| c.state != State::Holding);
+        let mut attached: Vec<(u32, u32)> = attached.map(|(i, c)| (c.generation, i)).collect();
+        attached.sort_unstable();
+        self.order.clear();
+        self.single = None;
+        if single {
+            self.order.extend(attached.iter().map(|(_, index)| *index));
+            self.single = self.next_single();
+        }
+        for (_, index) in attached {
+            let standby = self.get(index).is_some_and(|c| c.state == State::Standby);
+            if single && self.single != Some(index) {
+                self.deactivate(index, State::Standby);
+            } else if standby {
+                self.activate(index);
+            }
+        }
+    }
+
     /// How many messages the active consumers would take now, as far as their own windows say.
     pub fn takes(&self) -> u64 {
         self.iter()

@@ -183,6 +183,9 @@ impl Queue {
         let is_empty = self.ready.is_empty() && self.unacked == 0;
         self.ttls
             .set(settings.message_ttl_ms, self.next_seq, is_empty);
+        if settings.single_active_consumer != self.settings.single_active_consumer {
+            self.consumers.set_single(settings.single_active_consumer);
+        }
         self.settings = Settings {
             max_priority: self.settings.max_priority,
             ..settings
