@@ -158,7 +158,11 @@ impl Node {
         Self::start_on(config, memory_bytes, Arc::new(RealDisk))
     }
 
-    fn start_on(
+    /// [`Node::start`] on any disk: tests use a simulated one. (Definitions are read from the real one.)
+    ///
+    /// # Errors
+    /// As of [`Node::start`].
+    pub fn start_on(
         config: Config,
         memory_bytes: u64,
         disk: Arc<dyn Disk>,
