@@ -3,11 +3,13 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use common::*;
+use leveret_storage::disk::Disk;
 use leveret_storage::disk::sim::SimDisk;
-use leveret_storage::{JournalError, Location, RecordKind};
+use leveret_storage::{JournalError, Location, RecordKind, SyncPolicy};
 
 /// A journal that lost its power: synced group by group, the last one a little torn or not.
 struct Made {
@@ -339,4 +341,19 @@ fn replay_cannot_start_past_the_end_or_inside_a_record() {
             .unwrap()
             .starts_with("segment 50 is missing")
     );
+}
+
+/// Its files were never synced: after a power cut they may hold anything, and nobody misses it.
+#[test]
+fn a_pager_passes_over_what_a_crash_made_of_the_last_one() {
+    let sim = SimDisk::new();
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    let mut config = config(Path::new("pager"));
+    config.sync = SyncPolicy::Never;
+    let path = segment_file(Path::new("pager"), 1);
+    for rest in [&[0; 8192][..], b"", b"short", &[0xA5; 8192]] {
+        sim.set_content(&path, rest);
+        let opened = open_as(&config, &disk, Location::ZERO, false).unwrap();
+        append(&opened.journal, 1, 100, true).unwrap();
+    }
 }

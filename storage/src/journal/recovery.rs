@@ -143,14 +143,12 @@ pub(super) fn recover(
             source,
         },
     })?;
-    let names = disk.list(dir).map_err(JournalError::io("list", dir))?;
-    let (identity, mut segments) = read_headers(config, disk, &names)?;
+    let mut names = disk.list(dir).map_err(JournalError::io("list", dir))?;
     if !config.syncs() {
-        for segment in std::mem::take(&mut segments).values() {
-            disk.remove(&segment.path)
-                .map_err(JournalError::io("remove", &segment.path))?;
-        }
+        clear_pager(config, disk, &names)?;
+        names.retain(|name| parse_segment_name(name).is_none());
     }
+    let (identity, segments) = read_headers(config, disk, &names)?;
     let supply = Supply::new(
         Arc::clone(disk),
         dir.clone(),
@@ -181,6 +179,35 @@ pub(super) fn recover(
         supply,
         lock,
     })
+}
+
+/// Removes what an earlier pager left. Nothing of it was synced, so after a power cut it may hold anything; only what is clearly a
+/// synced journal's is left alone.
+fn clear_pager(
+    config: &JournalConfig,
+    disk: &Arc<dyn Disk>,
+    names: &[String],
+) -> Result<(), JournalError> {
+    let left = || names.iter().filter_map(|name| parse_segment_name(name));
+    for id in left() {
+        let path = segment_path(&config.dir, id);
+        let file = disk.open(&path).map_err(JournalError::io("open", &path))?;
+        if let Ok(Identity {
+            unsynced: false, ..
+        }) = read_header(file.as_ref(), &path, id)
+        {
+            return Err(JournalError::PolicyMismatch {
+                path,
+                unsynced: false,
+            });
+        }
+    }
+    for id in left() {
+        let path = segment_path(&config.dir, id);
+        disk.remove(&path)
+            .map_err(JournalError::io("remove", &path))?;
+    }
+    Ok(())
 }
 
 /// Reads the header of every segment; all must belong to one journal.
