@@ -44,11 +44,14 @@ impl Metadata {
     }
 
     fn log(&mut self, index: u64, command: &Command, sync: bool) -> Result<Location, Refusal> {
-        let payload = [&[COMMAND][..], &index.to_le_bytes(), &command.encode()].concat();
         self.log
-            .append(Bytes::from(payload), sync)
+            .append(payload(index, command), sync)
             .map_err(internal)
     }
+}
+
+fn payload(index: u64, command: &Command) -> Bytes {
+    Bytes::from([&[COMMAND][..], &index.to_le_bytes(), &command.encode()].concat())
 }
 
 fn internal(error: impl std::fmt::Display) -> Refusal {
@@ -156,6 +159,30 @@ impl Node {
         self.after(after, now_ms);
         self.tell_connections(&outcome);
         Ok((outcome, at))
+    }
+
+    /// Applies the first content of an empty store: all of it is there after a crash, or none, so that the next start finds the
+    /// store empty again. It makes no queues.
+    ///
+    /// # Errors
+    /// The refusal of the metadata machine.
+    pub(super) fn propose_first(&self, commands: &[Command]) -> Result<(), Refusal> {
+        let mut metadata = self.metadata.lock();
+        let mut topology = self.topology.write();
+        let mut unit = Vec::with_capacity(commands.len());
+        for command in commands {
+            let index = metadata.next_index;
+            if topology.apply(index, command)?.changed {
+                metadata.next_index += 1;
+                let place = metadata.log.take_index();
+                unit.push((METADATA_GROUP, place, payload(index, command)));
+            }
+        }
+        self.set_version(&topology);
+        drop(topology);
+        let journal = self.store.journal();
+        journal.append_unit(unit, true).map_err(internal)?;
+        Ok(())
     }
 
     pub(super) fn set_version(&self, topology: &Topology) {

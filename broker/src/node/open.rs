@@ -286,9 +286,9 @@ impl Node {
                 read: access.default_permissions.read.clone(),
             };
             let salt = (self.name_seed as u32).to_le_bytes();
-            for command in content.commands(salt) {
-                self.propose(&command).map_err(StartError::Metadata)?;
-            }
+            let commands = content.commands(salt);
+            self.propose_first(&commands)
+                .map_err(StartError::Metadata)?;
         }
         if let Some(path) = self.config.definitions.path.clone() {
             self.load_definitions(&path)?;
