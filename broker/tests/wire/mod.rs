@@ -1,5 +1,7 @@
 //! A client without a socket: bytes into a [`Connection`], bytes out of it.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
