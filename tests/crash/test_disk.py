@@ -121,9 +121,22 @@ def take(server, queue, least=0):
     return got
 
 
-def test_full_disk_blocks_publishers_until_there_is_room(launch, small_disk):
-    """Blocked below the limit, consumers go on, room comes back, publishers go on: without a hand or a restart."""
-    settings = {**SMALL, "disk_free_limit.absolute": "16MiB", "journal.checkpoint_interval_ms": 200}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**SMALL, "disk_free_limit.absolute": "16MiB"},
+        # Above the limit, and too little for one more segment; found by the journal, not by looking now and then.
+        {
+            "disk_free_limit.absolute": "1MiB",
+            "journal.segment_size_bytes": 8 * MIB,
+            "memory_monitor_interval": 10000,
+        },
+    ],
+    ids=["below-the-limit", "no-room-for-a-segment"],
+)
+def test_full_disk_blocks_publishers_until_there_is_room(launch, small_disk, settings):
+    """Blocked while there is room, consumers go on, room comes back, publishers go on: without a hand or a restart."""
+    settings = {**settings, "journal.checkpoint_interval_ms": 200}
     server = launch("full", data_dir=small_disk / "data", **settings).start()
     declare(server, "q")
     flood = Flood(server, "q")

@@ -86,6 +86,13 @@ struct Keeper {
 impl Keeper {
     fn new(node: Arc<Node>) -> Self {
         let last_end = node.store().journal().end();
+        // The journal may take the rest of a disk between two looks.
+        let weak = Arc::downgrade(&node);
+        node.store().journal().on_segment(move || {
+            if let Some(node) = weak.upgrade() {
+                node.check_alarms();
+            }
+        });
         Keeper {
             node,
             last_round: Instant::now(),
@@ -173,7 +180,11 @@ impl Node {
         let limits = self.alarms.limits();
         let memory = process_memory().anonymous_bytes > limits.memory_bytes();
         let disk = match self.store.journal().space() {
-            Ok(space) => space.available_bytes < limits.disk_bytes(),
+            // A limit of 0 turns the alarm off. Otherwise less room than a segment needs is too little, whatever the limit.
+            Ok(space) => {
+                let starved = limits.disk_bytes() > 0 && self.store.journal().is_starved();
+                starved || space.available_bytes < limits.disk_bytes()
+            }
             Err(_) => self.alarms.disk(),
         };
         self.set_alarms(memory, disk);

@@ -586,6 +586,17 @@ impl Journal {
         self.shared.disk.space(&self.shared.config.dir)
     }
 
+    /// There was no room for the next segment when it was last tried: when the current one is full, the journal fails.
+    pub fn is_starved(&self) -> bool {
+        self.shared.supply.is_starved()
+    }
+
+    /// Calls `hook` after each try to make the next segment ready, that is whenever the journal took room of the disk or found
+    /// none. It is called by a thread of the journal, which it must not hold up for long. Only the first hook counts.
+    pub fn on_segment(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.shared.supply.on_try(Box::new(hook));
+    }
+
     /// Identity of the journal, the same in all its segments and in the checkpoints that belong to it.
     pub fn uuid(&self) -> [u8; 16] {
         self.shared.identity.uuid

@@ -6,12 +6,13 @@
 //!
 //! [`Supply`] is shared by the writer (which takes), the journal (which gives removed files back) and one thread (which
 //! works). Without the thread the same work is done in line. A full disk is remembered and tried again; it becomes the
-//! writer's failure only when an append needs the file.
+//! writer's failure only when an append needs the file. Until then there is a segment's time to stop whoever fills the
+//! disk: [`Supply::is_starved`], and the hook that is called whenever room was taken or there was none.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -53,6 +54,9 @@ struct State {
     closing: bool,
 }
 
+/// Called by the supply's thread, without locks.
+pub(crate) type Hook = Box<dyn Fn() + Send + Sync>;
+
 /// The next segment and the spare files.
 pub(crate) struct Supply {
     disk: Arc<dyn Disk>,
@@ -63,6 +67,9 @@ pub(crate) struct Supply {
     spare_number: AtomicU64,
     /// The writer waits.
     hurry: AtomicBool,
+    /// The last try to make a file ready failed.
+    starved: AtomicBool,
+    hook: OnceLock<Hook>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -83,6 +90,8 @@ impl Supply {
             spares_max,
             spare_number: AtomicU64::new(0),
             hurry: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
+            hook: OnceLock::new(),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
         }
@@ -93,6 +102,16 @@ impl Supply {
         let mut state = self.state.lock();
         state.wanted = Some(id);
         self.changed.notify_all();
+    }
+
+    /// There was no room for the next segment when it was last tried.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Acquire)
+    }
+
+    /// Sets what to call after each try to make a segment ready. Only the first one counts.
+    pub(crate) fn on_try(&self, hook: Hook) {
+        let _ = self.hook.set(hook);
     }
 
     /// Puts a file that start-up found ready.
@@ -180,6 +199,7 @@ impl Supply {
         }
         let Some(id) = wanted else { return };
         let prepared = self.prepare(id);
+        let starved_before = self.starved.swap(prepared.is_err(), Ordering::AcqRel);
         let mut state = self.state.lock();
         match prepared {
             Ok(ready) => {
@@ -187,11 +207,18 @@ impl Supply {
                 state.wanted = None;
             }
             Err(e) => {
-                tracing::warn!(dir = %self.dir.display(), "cannot prepare journal segment {id}: {e}");
+                // It is tried again every second: said once.
+                if !starved_before {
+                    tracing::warn!(dir = %self.dir.display(), "cannot prepare journal segment {id}: {e}");
+                }
                 state.failed = Some(e);
             }
         }
         self.changed.notify_all();
+        drop(state);
+        if let Some(hook) = self.hook.get() {
+            hook();
+        }
     }
 
     /// Turns files of removed segments into spares, or removes them.
