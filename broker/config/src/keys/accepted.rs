@@ -110,7 +110,7 @@ pub(super) const KEYS: &[KeySpec] = &[
     any("background_gc_target_interval", ERLANG),
     any(
         "vm_memory_calculation_strategy",
-        "Memory is the process's resident set.",
+        "Memory is the process's resident set without mapped files.",
     ),
     any("erlang.**", ERLANG),
     any("net_ticktime", ERLANG),

@@ -71,7 +71,7 @@ pub(super) const KEYS: &[KeySpec] = &[
         Kind::Bytes(0, u64::MAX, |c, n| {
             c.resources.memory_high_watermark = Limit::Absolute(n)
         }),
-        "Resident memory of the process at which publishers are blocked.",
+        "Memory of the process, mapped files not counted, at which publishers are blocked.",
     ),
     KeySpec::used(
         "vm_memory_high_watermark.relative",

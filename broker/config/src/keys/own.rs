@@ -67,8 +67,8 @@ pub(super) const KEYS: &[KeySpec] = &[
     KeySpec::used(
         "journal.segment_size_bytes",
         "64MiB",
-        Kind::Bytes(1 << 20, 4 << 30, |c, n| c.journal.segment_size_bytes = n),
-        "Size of a segment of the journal.",
+        Kind::Bytes(1 << 20, 1 << 30, |c, n| c.journal.segment_size_bytes = n),
+        "Size of a segment of the journal, a multiple of 4096.",
     ),
     KeySpec::used(
         "journal.sync_interval_ms",
