@@ -20,7 +20,9 @@ pub mod reclaim;
 mod watch;
 
 pub use group_log::GroupLog;
-pub use log_store::{LogStore, LogStoreConfig, OpenError, Recovered, Replica};
+pub use log_store::{
+    LogStore, LogStoreConfig, Mode, OpenError, Recovered, RecoveredGroup, Replica,
+};
 pub use watch::{DurableWatch, Notify};
 
 /// A group's number. 0 is the metadata group.
@@ -28,3 +30,20 @@ pub type GroupId = u32;
 
 /// The metadata group.
 pub const METADATA_GROUP: GroupId = 0;
+
+/// The first group of mirrored durable queues.
+pub const MIRRORED_DURABLE: GroupId = 256;
+/// The first group of mirrored queues that are not durable.
+pub const MIRRORED_TRANSIENT: GroupId = 512;
+/// Behind the last group there may be.
+pub const GROUPS_END: GroupId = 768;
+
+/// Whether a group is a Raft group on a node of a cluster: metadata and the mirrored groups are.
+pub const fn is_raft(group: GroupId) -> bool {
+    group == METADATA_GROUP || (group >= MIRRORED_DURABLE && group < GROUPS_END)
+}
+
+/// Whether an entry of a Raft group counts when it is durable; otherwise when it is written.
+pub const fn is_durable(group: GroupId) -> bool {
+    group < MIRRORED_TRANSIENT
+}

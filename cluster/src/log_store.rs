@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use leveret_storage::checkpoint::{self, CheckpointError, Covers};
 use leveret_storage::disk::Disk;
 use leveret_storage::{
@@ -11,7 +13,11 @@ use leveret_storage::{
     ReplayError, SyncPolicy,
 };
 
-use crate::{DurableWatch, GroupId, GroupLog};
+use crate::raft::checkpoint::Head;
+use crate::raft::flush::FlushQueue;
+use crate::raft::log_index::LogIndex;
+use crate::raft::types::LogId;
+use crate::{DurableWatch, GroupId, GroupLog, is_raft};
 
 /// Where a node keeps its data, and how.
 #[derive(Debug, Clone)]
@@ -46,6 +52,34 @@ pub struct Recovered {
     pub report: RecoveryReport,
     /// Next index of every group that has been seen.
     next_index: HashMap<GroupId, u64>,
+    raft: HashMap<GroupId, RecoveredGroup>,
+}
+
+impl Recovered {
+    /// What was found of a Raft group, to start it with; nothing of a group that is new here.
+    pub fn take_raft(&mut self, group: GroupId) -> RecoveredGroup {
+        self.raft.remove(&group).unwrap_or_default()
+    }
+}
+
+/// What start-up found of a Raft group.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveredGroup {
+    /// Its log and its vote.
+    pub index: LogIndex,
+    /// Its last checkpoint: the group's part, and the state machine's.
+    pub checkpoint: Option<(Head, Bytes)>,
+    /// Where replay begins because of it.
+    pub replay_from: Location,
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// The metadata group and the mirrored groups are Raft groups ([`is_raft`]); otherwise no group is.
+    pub clustered: bool,
+    /// The journals have no threads and no clock: [`LogStore::step`] does their work. For simulation.
+    pub manual: bool,
 }
 
 /// Why the store cannot be opened.
@@ -75,8 +109,12 @@ pub struct LogStore {
     journal: Arc<Journal>,
     pager: Arc<Journal>,
     watch: Arc<DurableWatch>,
+    flushes: Arc<FlushQueue>,
     disk: Arc<dyn Disk>,
     checkpoints: PathBuf,
+    mode: Mode,
+    /// Whether [`LogStore::finish_round`] has been called, ever.
+    round: AtomicBool,
 }
 
 impl std::fmt::Debug for LogStore {
@@ -98,25 +136,50 @@ impl LogStore {
         replica: &mut dyn Replica,
         failed: Box<dyn Fn(&Failure) + Send + Sync>,
     ) -> Result<(LogStore, Recovered), OpenError> {
+        LogStore::open_as(config, Mode::default(), disk, replica, failed)
+    }
+
+    /// Like [`LogStore::open`], of a node that may be one of several. The records and checkpoints of Raft groups are not given to
+    /// `replica`, but for [`RecordKind::Relocated`]: [`Recovered::take_raft`] has them.
+    ///
+    /// # Errors
+    /// As [`LogStore::open`].
+    pub fn open_as(
+        config: &LogStoreConfig,
+        mode: Mode,
+        disk: Arc<dyn Disk>,
+        replica: &mut dyn Replica,
+        failed: Box<dyn Fn(&Failure) + Send + Sync>,
+    ) -> Result<(LogStore, Recovered), OpenError> {
         let checkpoints = config.dir.join("checkpoints");
-        let restored = restore(&checkpoints, &disk, replica)?;
+        let raft_group = |group| mode.clustered && is_raft(group);
+        let mut raft = HashMap::new();
+        let (restored, round) = restore(&checkpoints, &disk, &raft_group, replica, &mut raft)?;
         let mut next_index: HashMap<GroupId, u64> =
             restored.iter().map(|c| (c.group, c.index + 1)).collect();
         let covers: HashMap<GroupId, Location> =
             restored.iter().map(|c| (c.group, c.location)).collect();
-        // A group without a checkpoint needs everything; metadata's is the last that a round writes.
-        let from = if covers.contains_key(&crate::METADATA_GROUP) {
+        // A group without a checkpoint needs everything. Every group has one after the first round: metadata's is the last that a
+        // round writes where it is not a Raft group, and a Raft group writes one before it begins.
+        let all_have_one = match mode.clustered {
+            true => round,
+            false => covers.contains_key(&crate::METADATA_GROUP),
+        };
+        let from = if all_have_one {
             covers.values().copied().min().unwrap_or(Location::ZERO)
         } else {
             Location::ZERO
         };
         let watch = Arc::new(DurableWatch::default());
-        let told = Arc::clone(&watch);
+        let flushes = Arc::new(FlushQueue::default());
+        let (told, flushed) = (Arc::clone(&watch), Arc::clone(&flushes));
         let events = Box::new(move |progress: leveret_storage::Progress| {
             told.advance(progress.durable);
+            flushed.advance(progress.written, progress.durable);
             if let Some(failure) = &progress.failed {
                 failed(failure);
                 told.abandon();
+                flushed.fail(failure);
             }
         });
         let journal_config = JournalConfig {
@@ -128,28 +191,48 @@ impl LogStore {
         };
         let mut replay = |record: Record| {
             let group = record.header.group;
+            let covered = covers.get(&group).copied().unwrap_or(Location::ZERO);
+            if raft_group(group) {
+                if record.location < covered {
+                    return Ok(());
+                }
+                let found: &mut RecoveredGroup = raft.entry(group).or_default();
+                found.index.replay(&record)?;
+                if record.header.kind == RecordKind::GroupDropped {
+                    found.checkpoint = None;
+                }
+                return match record.header.kind {
+                    RecordKind::Relocated => replica.replay(group, record),
+                    _ => Ok(()),
+                };
+            }
             if record.header.kind != RecordKind::Entry {
                 return Ok(());
             }
             let next = next_index.entry(group).or_insert(1);
             *next = (*next).max(record.header.index + 1);
             // A transaction's records come whole or not at all: the journal sees to that.
-            match covers.get(&group) {
-                Some(covered) if record.location < *covered => Ok(()),
-                _ => replica.replay(group, record),
+            if record.location < covered {
+                return Ok(());
             }
+            replica.replay(group, record)
         };
-        let (journal, report) =
-            Journal::open(journal_config, Arc::clone(&disk), events, from, &mut replay)?;
+        let open = match mode.manual {
+            true => Journal::open_manual,
+            false => Journal::open,
+        };
+        let (journal, report) = open(journal_config, Arc::clone(&disk), events, from, &mut replay)?;
         if let Some(other) = restored.iter().find(|c| c.journal != journal.uuid()) {
             return Err(OpenError::OtherJournal(other.group));
         }
+        // What was read at start is on disk; the first event comes with the first write.
+        flushes.advance(journal.written(), journal.durable());
         let pager_config = JournalConfig {
             segment_size_bytes: config.segment_size_bytes,
             sync: SyncPolicy::Never,
             ..JournalConfig::new(config.dir.join("paging"))
         };
-        let (pager, _) = Journal::open(
+        let (pager, _) = open(
             pager_config,
             Arc::clone(&disk),
             Box::new(|_| {}),
@@ -160,10 +243,29 @@ impl LogStore {
             journal,
             pager,
             watch,
+            flushes,
             disk,
             checkpoints,
+            mode,
+            round: AtomicBool::new(round),
         };
-        Ok((store, Recovered { report, next_index }))
+        let recovered = Recovered {
+            report,
+            next_index,
+            raft,
+        };
+        Ok((store, recovered))
+    }
+
+    /// How it was opened.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// One cycle of the journals' writers in a store of [`Mode::manual`]: writes and syncs what is waited for, everything if `force`.
+    /// Whether there was anything to do.
+    pub fn step(&self, force: bool) -> bool {
+        self.journal.step(force) | self.pager.step(force)
     }
 
     /// The log of a group, to be owned by the group.
@@ -185,6 +287,54 @@ impl LogStore {
     /// Who waits for durability.
     pub fn watch(&self) -> &Arc<DurableWatch> {
         &self.watch
+    }
+
+    /// Who waits for the journal's writer, in order.
+    pub fn flushes(&self) -> &Arc<FlushQueue> {
+        &self.flushes
+    }
+
+    /// Writes a Raft group's checkpoint: `data` is a [`Head`] and the state as of `applied`, and replay goes on at `replay_from`.
+    /// All of the journal that they know of must be durable. Blocks for two fsyncs.
+    ///
+    /// # Errors
+    /// The system's; the earlier checkpoint stays.
+    pub fn write_raft_checkpoint(
+        &self,
+        group: GroupId,
+        replay_from: Location,
+        applied: Option<LogId>,
+        data: &[u8],
+    ) -> Result<(), CheckpointError> {
+        let covers = Covers {
+            journal: self.journal.uuid(),
+            location: replay_from,
+            group,
+            index: applied.map_or(0, |id| id.index),
+            term: applied.map_or(0, |id| id.leader_id.term),
+        };
+        let name = checkpoint_name(group);
+        checkpoint::write(&*self.disk, &self.checkpoints, &name, &covers, data)
+    }
+
+    /// Says for good that every group has a checkpoint, so that replay need not begin with the journal. Cheap after the first time.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn finish_round(&self) -> Result<(), CheckpointError> {
+        if !self.mode.clustered || self.round.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let covers = Covers {
+            journal: self.journal.uuid(),
+            location: Location::ZERO,
+            group: 0,
+            index: 0,
+            term: 0,
+        };
+        checkpoint::write(&*self.disk, &self.checkpoints, ROUND_NAME, &covers, &[])?;
+        self.round.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes a group's checkpoint: everything below `covers` is in `state`, `next_index` is the index of the entry after it. What is
@@ -222,23 +372,30 @@ impl LogStore {
     }
 }
 
+/// Name of the checkpoint that says that every group has one.
+const ROUND_NAME: &str = "round";
+
 fn checkpoint_name(group: GroupId) -> String {
     format!("group-{group}")
 }
 
-/// Restores every checkpoint there is; metadata first, as the queues of the other groups are in it.
+/// Restores every checkpoint there is; metadata first, as the queues of the other groups are in it. And whether there has been a round.
 fn restore(
     dir: &std::path::Path,
     disk: &Arc<dyn Disk>,
+    raft_group: &dyn Fn(GroupId) -> bool,
     replica: &mut dyn Replica,
-) -> Result<Vec<Covers>, OpenError> {
+    raft: &mut HashMap<GroupId, RecoveredGroup>,
+) -> Result<(Vec<Covers>, bool), OpenError> {
     disk.create_dir_all(dir)
         .map_err(|source| JournalError::Io {
             action: "create",
             path: dir.to_path_buf(),
             source,
         })?;
-    let mut groups: Vec<GroupId> = checkpoint::list(&**disk, dir)?
+    let names = checkpoint::list(&**disk, dir)?;
+    let round = names.iter().any(|name| name == ROUND_NAME);
+    let mut groups: Vec<GroupId> = names
         .iter()
         .filter_map(|name| name.strip_prefix("group-")?.parse().ok())
         .collect();
@@ -247,10 +404,19 @@ fn restore(
     for group in groups {
         let read = checkpoint::read(&**disk, dir, &checkpoint_name(group))?;
         let Some(checkpoint) = read else { continue };
-        replica
-            .restore(group, &checkpoint.data)
-            .map_err(|source| OpenError::Restore { group, source })?;
+        let refused = |source| OpenError::Restore { group, source };
+        if raft_group(group) {
+            let (head, state) = Head::decode(&checkpoint.data).map_err(|e| refused(Box::new(e)))?;
+            let found = RecoveredGroup {
+                index: LogIndex::restored(Some(head.member), head.vote, head.purged),
+                checkpoint: Some((head, state)),
+                replay_from: checkpoint.covers.location,
+            };
+            raft.insert(group, found);
+        } else {
+            replica.restore(group, &checkpoint.data).map_err(refused)?;
+        }
         restored.push(checkpoint.covers);
     }
-    Ok(restored)
+    Ok((restored, round))
 }

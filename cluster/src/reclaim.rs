@@ -53,6 +53,17 @@ pub enum ReclaimError {
     Read(#[from] ReadError),
 }
 
+/// A checkpoint that was written.
+#[derive(Debug, Default)]
+pub struct Checkpointed {
+    /// Replay of the group goes on here.
+    pub covers: Location,
+    /// What the group needs of which segment, besides what follows `covers`.
+    pub live: BTreeMap<u32, Live>,
+    /// Bytes of the checkpoint.
+    pub bytes: u64,
+}
+
 /// A group that takes part.
 pub trait Reclaim: Send + Sync {
     /// Its number.
@@ -60,6 +71,27 @@ pub trait Reclaim: Send + Sync {
 
     /// Its state now.
     fn snapshot(&self) -> Snapshot;
+
+    /// Writes its checkpoint; durable when this returns. A Raft group does so by itself and answers what it last wrote.
+    ///
+    /// # Errors
+    /// It could not be written; the earlier one stays.
+    fn checkpoint(&self, store: &LogStore) -> Result<Checkpointed, ReclaimError> {
+        let snapshot = self.snapshot();
+        // A checkpoint must not know of entries that a power cut could still take away.
+        store.journal().wait_durable(snapshot.covers)?;
+        store.write_checkpoint(
+            self.group(),
+            snapshot.covers,
+            snapshot.next_index,
+            &snapshot.state,
+        )?;
+        Ok(Checkpointed {
+            covers: snapshot.covers,
+            live: snapshot.live,
+            bytes: snapshot.state.len() as u64,
+        })
+    }
 
     /// Appends what lives in these segments again, at most about `bytes_max` bytes. Answers how many bytes it wrote.
     ///
@@ -99,24 +131,17 @@ pub fn round(
     let mut order: Vec<_> = groups.iter().enumerate().collect();
     order.sort_by_key(|(_, group)| std::cmp::Reverse(group.group()));
     for (at, group) in order {
-        let snapshot = group.snapshot();
-        // A checkpoint must not know of entries that a power cut could still take away.
-        store.journal().wait_durable(snapshot.covers)?;
-        store.write_checkpoint(
-            group.group(),
-            snapshot.covers,
-            snapshot.next_index,
-            &snapshot.state,
-        )?;
-        round.checkpoint_bytes += snapshot.state.len() as u64;
-        covered = covered.min(snapshot.covers);
-        for (segment, of_group) in &snapshot.live {
+        let written = group.checkpoint(store)?;
+        round.checkpoint_bytes += written.bytes;
+        covered = covered.min(written.covers);
+        for (segment, of_group) in &written.live {
             let sum = live.entry(*segment).or_default();
             sum.messages += of_group.messages;
             sum.bytes += of_group.bytes;
         }
-        by_group.push((at, snapshot.live));
+        by_group.push((at, written.live));
     }
+    store.finish_round()?;
     let mut sparse = Vec::new();
     for segment in store.journal().segments() {
         if !segment.sealed || segment.id >= covered.segment() {

@@ -308,6 +308,48 @@ fn a_walk_of_headers_passes_over_payloads() {
 }
 
 #[test]
+fn a_walk_of_one_segment_does_not_need_those_behind_it() {
+    on_each_disk(|disk, dir| {
+        let opened = open_as(&config(dir), disk, Location::ZERO, false).unwrap();
+        let journal = &opened.journal;
+        let kept: Vec<_> = (0..300)
+            .map(|number| append(journal, number, 300, false).unwrap())
+            .collect();
+        journal.wait_durable(journal.end()).unwrap();
+        let walk = |from: Location| -> Vec<Kept> {
+            let walk = journal.walk_segment(from);
+            walk.map(|r| r.unwrap().into()).collect()
+        };
+        let of = |segment| -> Vec<Kept> {
+            let of = kept.iter().filter(|r| r.location.segment() == segment);
+            of.cloned().collect()
+        };
+        assert!(journal.segments().len() > 5);
+        journal.remove_segment(3).unwrap();
+        for segment in [1, 2, 4] {
+            assert_eq!(walk(Location::new(segment, 0)), of(segment));
+            assert_eq!(walk(of(segment)[5].location), of(segment)[5..]);
+        }
+        assert!(matches!(
+            journal.walk(of(2)[0].location).last(),
+            Some(Err(ReadError::NoSegment(_)))
+        ));
+        // The last one goes on in memory, and the one after it is another.
+        let last = journal.end().segment();
+        let mut walk = journal.walk_segment(Location::new(last, 0));
+        let mut walked = walk.by_ref().count();
+        assert_eq!(walked, of(last).len());
+        for number in 300..400 {
+            let next = append(journal, number, 300, false).unwrap();
+            let found = walk.next().map(|r| r.unwrap().location);
+            assert_eq!(found, Some(next.location).filter(|at| at.segment() == last));
+            walked += usize::from(found.is_some());
+        }
+        assert!(journal.end().segment() > last && walked > 10);
+    });
+}
+
+#[test]
 fn the_tail_is_bounded() {
     on_each_disk(|disk, dir| {
         let mut config = config(dir);

@@ -484,11 +484,8 @@ impl QueueGroup {
         let mut written = 0;
         let mut entry = EntryBuilder::default();
         let mut moved: Vec<(QueueId, Seq)> = Vec::new();
-        for record in journal.walk(leveret_storage::Location::new(segment, 0)) {
+        for record in journal.walk_segment(leveret_storage::Location::new(segment, 0)) {
             let record = record?;
-            if record.location.segment() != segment {
-                break;
-            }
             if record.header.group != self.id {
                 continue;
             }

@@ -170,11 +170,8 @@ impl Store for BodyStore {
         if count > 1 {
             journal.prefetch(at, PREFETCH_BYTES);
         }
-        for record in journal.walk(at) {
+        for record in journal.walk_segment(at) {
             let record = record.map_err(|e| StoreError(e.to_string()))?;
-            if record.location.segment() != at.segment() {
-                break;
-            }
             // Metadata records lie between those of the queues, and mean something else.
             if record.header.kind != RecordKind::Entry || record.header.group == METADATA_GROUP {
                 continue;

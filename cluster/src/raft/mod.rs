@@ -2,6 +2,20 @@
 //!
 //! - [`types`]: what openraft is told about members, votes, entries.
 //! - [`codec`]: the bytes of these.
+//! - [`log_index`]: what of a log is in memory, and how replay makes it again.
+//! - [`flush`]: who waits for the journal's writer.
+//! - [`log_storage`]: the log as openraft wants it.
+//! - [`checkpoint`]: the group's part of its checkpoint.
+//! - [`state_machine`]: what applies entries, and writes checkpoints.
+//! - [`group`]: one group of a node: who leads, proposals, members.
+//! - [`snapshot`]: what a member far behind is given.
 
+pub mod checkpoint;
 pub mod codec;
+pub mod flush;
+pub mod group;
+pub mod log_index;
+pub mod log_storage;
+pub mod snapshot;
+pub mod state_machine;
 pub mod types;

@@ -497,12 +497,17 @@ impl Journal {
     /// The records from `from` on, in order, across segments, up to the end at the time it is reached. `from` is a record's
     /// location, a former end, or [`Location::ZERO`] for the first record there is.
     pub fn walk(&self, from: Location) -> Walk<'_> {
-        Walk::new(self, from, Verify::All)
+        Walk::new(self, from, u32::MAX, Verify::All)
+    }
+
+    /// Like [`Journal::walk`], but ends with the segment of `from`: the segments behind it may have been removed.
+    pub fn walk_segment(&self, from: Location) -> Walk<'_> {
+        Walk::new(self, from, from.segment(), Verify::All)
     }
 
     /// Like [`Journal::walk`], with a choice of what is verified.
     pub fn walk_with(&self, from: Location, verify: Verify) -> Walk<'_> {
-        Walk::new(self, from, verify)
+        Walk::new(self, from, u32::MAX, verify)
     }
 
     /// Starts reading `bytes` bytes from `location` on into memory; a hint, does not wait. Ends with the segment.

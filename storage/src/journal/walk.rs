@@ -29,6 +29,8 @@ pub enum Verify {
 pub struct Walk<'a> {
     journal: &'a Journal,
     position: Location,
+    /// The last segment that is walked.
+    last_segment: u32,
     verify: Verify,
     view: Option<View>,
     tail: VecDeque<Pending>,
@@ -42,10 +44,16 @@ struct View {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(journal: &'a Journal, from: Location, verify: Verify) -> Walk<'a> {
+    pub(super) fn new(
+        journal: &'a Journal,
+        from: Location,
+        last_segment: u32,
+        verify: Verify,
+    ) -> Walk<'a> {
         Walk {
             journal,
             position: from,
+            last_segment,
             verify,
             view: None,
             tail: VecDeque::new(),
@@ -103,6 +111,9 @@ impl<'a> Walk<'a> {
     fn refill(&mut self) -> Result<bool, ReadError> {
         self.view = None;
         loop {
+            if self.position.segment() > self.last_segment {
+                return Ok(false);
+            }
             let written = self.journal.written();
             if self.position < written {
                 return self.next_view(written);
@@ -113,6 +124,7 @@ impl<'a> Walk<'a> {
             let passed = self.journal.written() > self.position;
             drop(tail);
             if !passed {
+                records.retain(|record| record.location.segment() <= self.last_segment);
                 self.tail.extend(records);
                 return Ok(!self.tail.is_empty());
             }
