@@ -143,3 +143,32 @@ fn messages_move_out_of_a_segment_whose_follower_is_gone() {
     let node = restart(node, dir.path());
     assert_eq!(Client::new(&node).numbers(), kept);
 }
+
+#[test]
+fn messages_that_moved_in_another_order_are_read_in_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path());
+    let mut client = Client::new(&node);
+    let relocate = |client: &mut Client, kept: &[u32]| {
+        client.keep(&node, kept);
+        let round = node.checkpoint().expect("a round");
+        assert!(round.relocated_bytes > 0, "{round:?}");
+    };
+    // The end of one segment and the beginning of the next, which still is full of others when the end moves on.
+    let one = client.fill_segment(&node);
+    let two = client.fill_segment(&node);
+    let kept = &one[one.len() - 4..];
+    let both: Vec<u32> = kept.iter().chain(&two).copied().collect();
+    relocate(&mut client, &both);
+    // Now the beginning moves first, as it lies in an earlier segment than the end.
+    client.fill_segment(&node);
+    client.fill_segment(&node);
+    relocate(&mut client, kept);
+    // And then both out of one segment into one record, in that order.
+    client.fill_segment(&node);
+    relocate(&mut client, kept);
+    node.checkpoint().expect("a round");
+    drop(client);
+    let node = restart(node, dir.path());
+    assert_eq!(Client::new(&node).numbers(), kept);
+}

@@ -105,7 +105,10 @@ impl BodyStore {
     }
 }
 
-/// What reading one record yields to one queue.
+/// What reading one record yields to one queue: the awaited numbers above those in `out`, ascending.
+///
+/// From record to record a run's numbers ascend. Within one they need not: where messages moved together, they lie in the order of
+/// the places that they came from.
 fn collect(
     record: &Record,
     mark: u64,
@@ -121,6 +124,8 @@ fn collect(
         return Ok(());
     };
     let location = Location(record.location.to_u64() | mark);
+    let mut awaited = out.last().map_or(wanted.start, |last| last.seq + 1);
+    let mut later = Vec::new();
     for op in reader.ops() {
         let op = op.map_err(malformed)?;
         let seq = match op.op {
@@ -137,16 +142,32 @@ fn collect(
             },
             Op::Settle(..) | Op::Return(_) => continue,
         };
-        // Copies of a message that was moved before may lie here too: only the awaited number counts.
-        if wanted.contains(&seq) && out.last().is_none_or(|last| last.seq < seq) {
-            out.push(Stored {
-                seq,
-                message: reader.message(&op),
-                location,
-            });
-            if out.len() >= max {
-                return Ok(());
-            }
+        // Copies of a message that was moved before may lie here too: only the awaited numbers count.
+        if !(awaited..wanted.end).contains(&seq) {
+            continue;
+        }
+        let stored = Stored {
+            seq,
+            message: reader.message(&op),
+            location,
+        };
+        if seq > awaited {
+            later.push(stored);
+            continue;
+        }
+        awaited += 1;
+        out.push(stored);
+        if out.len() >= max {
+            return Ok(());
+        }
+    }
+    later.sort_by_key(|stored: &Stored| stored.seq);
+    for stored in later {
+        if out.len() >= max {
+            break;
+        }
+        if out.last().is_none_or(|last| last.seq < stored.seq) {
+            out.push(stored);
         }
     }
     Ok(())
