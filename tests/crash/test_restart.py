@@ -114,6 +114,37 @@ def test_acks_before_an_orderly_stop_are_kept(launch):
     server.close()
 
 
+def test_orderly_restart_warns_of_nothing(launch):
+    """Also where the journal ends in a recycled segment, whose past lies behind the end."""
+    settings = {"journal.segment_size_bytes": 1024 * 1024, "journal.checkpoint_interval_ms": 100}
+    server = launch("orderly", **settings).start()
+    wire = Wire.opened(address(server))
+    channel = wire.channel()
+    channel.declare("q", durable=True)
+    channel.confirm()
+    channel.consume("q", no_ack=True)
+    deadline = time.monotonic() + 30
+
+    def numbers():
+        return [int(name.stem) for name in (server.data_dir / "journal").glob("*.journal")]
+
+    newest = None
+    while newest is None or max(numbers()) < newest + 3:
+        assert time.monotonic() < deadline, "the journal does not go on"
+        if newest is None and min(numbers()) > 10:
+            newest = max(numbers())
+        for _ in range(10):
+            channel.publish("", "q", b"x" * 20000, delivery_mode=2)
+        done = {"basic.deliver": 0, "basic.ack": 0}
+        while done["basic.deliver"] < 10 or not done["basic.ack"]:
+            done[channel.next().name] += 1
+    wire.close()
+    server.stop()
+    server.start()
+    assert "WARN" not in server.log(), server.log()
+    server.close()
+
+
 def test_stop_with_open_connections_is_quick_and_says_320(launch):
     """50 connections, half of them with unacknowledged messages, are closed with 320 and the process exits with 0."""
     server = launch("stop").start()
