@@ -23,8 +23,8 @@ use futures_util::stream::{BoxStream, StreamExt};
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::network::NetSnapshot;
 use openraft::raft::{
-    AppendEntriesRequest, ClientWriteResult, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, ClientWriteResponse, ClientWriteResult, SnapshotResponse,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::rt::{AsyncRuntime, Watch, WatchReceiver, WatchSender};
 use openraft::storage::Snapshot;
@@ -41,6 +41,12 @@ use crate::{GroupId, LogStore, RecoveredGroup, is_durable};
 
 /// A future that somebody else polls.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The answer to come to another member.
+pub type Asked<T, E> = BoxFuture<'static, Result<T, E>>;
+
+/// The answers to come to a leader.
+pub type Appended<R> = BoxStream<'static, Result<StreamAppendResult<Types<R>>, Fatal<Types<R>>>>;
 
 /// How often a leader is heard, and when it is taken for gone.
 #[derive(Clone, Copy, Debug)]
@@ -329,9 +335,13 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
         .await
         .map_err(|e| refused(e.to_string()))?;
         let (roles, role) = R::Watch::channel(Role::NoLeader { term: 0 });
-        let _ = R::spawn(watch_role::<R>(raft.server_metrics(), terms, roles));
+        drop(R::spawn(watch_role::<R>(
+            raft.server_metrics(),
+            terms,
+            roles,
+        )));
         let backlog = Arc::new(Mutex::new(Backlog::default()));
-        let _ = R::spawn(send_backlog(Arc::clone(&backlog)));
+        drop(R::spawn(send_backlog(Arc::clone(&backlog))));
         Ok(Arc::new(RaftGroup {
             config,
             raft,
@@ -652,11 +662,10 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
     }
 }
 
+type WriteError<R> = RaftError<Types<R>, ClientWriteError<Types<R>>>;
+
 fn done<R: AsyncRuntime>(
-    result: Result<
-        openraft::raft::ClientWriteResponse<Types<R>>,
-        RaftError<Types<R>, ClientWriteError<Types<R>>>,
-    >,
+    result: Result<ClientWriteResponse<Types<R>>, WriteError<R>>,
 ) -> Result<LogId, GroupError> {
     match result {
         Ok(response) => Ok(response.log_id),
@@ -749,31 +758,28 @@ pub trait Inbound<R: AsyncRuntime>: Send + Sync {
     fn member(&self) -> MemberId;
 
     /// The answer to each request, in order: of replication, which is one stream for each connection of a leader.
-    fn append(
-        &self,
-        requests: BoxStream<'static, AppendEntriesRequest<Types<R>>>,
-    ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, Fatal<Types<R>>>>;
+    fn append(&self, requests: BoxStream<'static, AppendEntriesRequest<Types<R>>>) -> Appended<R>;
 
     /// A request for a vote.
     fn vote(
         &self,
         request: VoteRequest<Types<R>>,
-    ) -> BoxFuture<'static, Result<VoteResponse<Types<R>>, RaftError<Types<R>>>>;
+    ) -> Asked<VoteResponse<Types<R>>, RaftError<Types<R>>>;
 
     /// A question for a vote, which changes nothing.
     fn pre_vote(
         &self,
         request: VoteRequest<Types<R>>,
-    ) -> BoxFuture<'static, Result<VoteResponse<Types<R>>, RaftError<Types<R>>>>;
+    ) -> Asked<VoteResponse<Types<R>>, RaftError<Types<R>>>;
 
     /// The leader hands itself over.
     fn transfer_leader(
         &self,
         request: TransferLeaderRequest<Types<R>>,
-    ) -> BoxFuture<'static, Result<TransferLeaderResponse<Types<R>>, Fatal<Types<R>>>>;
+    ) -> Asked<TransferLeaderResponse<Types<R>>, Fatal<Types<R>>>;
 
     /// Where a snapshot's chunks are to be put.
-    fn sink(&self) -> BoxFuture<'static, Result<Box<dyn SnapshotSink>, Fatal<Types<R>>>>;
+    fn sink(&self) -> Asked<Box<dyn SnapshotSink>, Fatal<Types<R>>>;
 
     /// Installs what the sink gave in the end, for the leader with this vote.
     fn install(
@@ -781,7 +787,7 @@ pub trait Inbound<R: AsyncRuntime>: Send + Sync {
         vote: Vote,
         meta: SnapshotMeta,
         received: Box<dyn std::any::Any + Send>,
-    ) -> BoxFuture<'static, Result<SnapshotResponse<Types<R>>, Fatal<Types<R>>>>;
+    ) -> Asked<SnapshotResponse<Types<R>>, Fatal<Types<R>>>;
 }
 
 impl<R: AsyncRuntime, M: Machine> Inbound<R> for RaftGroup<R, M> {
@@ -793,17 +799,14 @@ impl<R: AsyncRuntime, M: Machine> Inbound<R> for RaftGroup<R, M> {
         self.config.member
     }
 
-    fn append(
-        &self,
-        requests: BoxStream<'static, AppendEntriesRequest<Types<R>>>,
-    ) -> BoxStream<'static, Result<StreamAppendResult<Types<R>>, Fatal<Types<R>>>> {
+    fn append(&self, requests: BoxStream<'static, AppendEntriesRequest<Types<R>>>) -> Appended<R> {
         self.raft.stream_append(requests).boxed()
     }
 
     fn vote(
         &self,
         request: VoteRequest<Types<R>>,
-    ) -> BoxFuture<'static, Result<VoteResponse<Types<R>>, RaftError<Types<R>>>> {
+    ) -> Asked<VoteResponse<Types<R>>, RaftError<Types<R>>> {
         let raft = self.raft.clone();
         Box::pin(async move { raft.vote(request).await })
     }
@@ -811,7 +814,7 @@ impl<R: AsyncRuntime, M: Machine> Inbound<R> for RaftGroup<R, M> {
     fn pre_vote(
         &self,
         request: VoteRequest<Types<R>>,
-    ) -> BoxFuture<'static, Result<VoteResponse<Types<R>>, RaftError<Types<R>>>> {
+    ) -> Asked<VoteResponse<Types<R>>, RaftError<Types<R>>> {
         let raft = self.raft.clone();
         Box::pin(async move { raft.pre_vote(request).await })
     }
@@ -819,12 +822,12 @@ impl<R: AsyncRuntime, M: Machine> Inbound<R> for RaftGroup<R, M> {
     fn transfer_leader(
         &self,
         request: TransferLeaderRequest<Types<R>>,
-    ) -> BoxFuture<'static, Result<TransferLeaderResponse<Types<R>>, Fatal<Types<R>>>> {
+    ) -> Asked<TransferLeaderResponse<Types<R>>, Fatal<Types<R>>> {
         let raft = self.raft.clone();
         Box::pin(async move { raft.handle_transfer_leader(request).await })
     }
 
-    fn sink(&self) -> BoxFuture<'static, Result<Box<dyn SnapshotSink>, Fatal<Types<R>>>> {
+    fn sink(&self) -> Asked<Box<dyn SnapshotSink>, Fatal<Types<R>>> {
         let raft = self.raft.clone();
         Box::pin(async move {
             raft.with_state_machine(|machine| {
@@ -840,7 +843,7 @@ impl<R: AsyncRuntime, M: Machine> Inbound<R> for RaftGroup<R, M> {
         vote: Vote,
         meta: SnapshotMeta,
         received: Box<dyn std::any::Any + Send>,
-    ) -> BoxFuture<'static, Result<SnapshotResponse<Types<R>>, Fatal<Types<R>>>> {
+    ) -> Asked<SnapshotResponse<Types<R>>, Fatal<Types<R>>> {
         let raft = self.raft.clone();
         let snapshot = SnapshotHandle::Received(Received::new(received));
         let snapshot = Snapshot { meta, snapshot };

@@ -305,7 +305,7 @@ impl RaftLog {
             .append_all(records, self.wait, &mut locations)
             .map_err(io::Error::other)?;
         for (entry, location) in entries.into_iter().zip(locations.iter().skip(hints)) {
-            if entry.log_id.index != inner.index.next_index() {
+            if !inner.index.is_next(entry.log_id.index) {
                 return Err(io::Error::other(format!(
                     "entry {} where {} is due",
                     entry.log_id,
@@ -316,8 +316,7 @@ impl RaftLog {
                 Body::Normal(payload) => payload.len(),
                 other => codec::encode_body(other).len(),
             };
-            let term = entry.log_id.leader_id.term;
-            inner.index.push(term, *location, bytes);
+            inner.index.push(entry.log_id, *location, bytes);
             inner.recent.push(entry.body);
         }
         Ok(locations.last().copied())

@@ -457,10 +457,10 @@ impl<R: AsyncRuntime, M: Machine> RaftStateMachine<Types<R>> for StateMachine<R,
     async fn get_current_snapshot(
         &mut self,
     ) -> Result<Option<Snapshot<CommittedLeaderId, MemberId, (), SnapshotHandle>>, io::Error> {
-        if self.started {
-            if self.applied.is_none() {
-                return Ok(None);
-            }
+        if self.applied.is_none() {
+            return Ok(None);
+        }
+        if self.started || self.applied == self.writer.state.covered().applied {
             let (meta, snapshot) = (self.meta(), self.outgoing());
             return Ok(Some(Snapshot { meta, snapshot }));
         }
