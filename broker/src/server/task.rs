@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use leveret_net::{Accepted, Stream};
 use leveret_protocol::encode::put_heartbeat;
+use leveret_protocol::frame::frame_size;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -21,6 +22,8 @@ use crate::node::Node;
 
 /// Bytes read from a socket at a time.
 const READ_BYTES: usize = 128 << 10;
+/// A frame of more than this is put together where it stays. Only peers that agreed on a larger `frame_max` send such.
+const LARGE_FRAME_BYTES: usize = 2 * READ_BYTES;
 /// An output buffer of more than this is given back when it is empty.
 const OUTPUT_KEEP_BYTES: usize = 256 << 10;
 /// Turns before other tasks get the thread.
@@ -144,6 +147,16 @@ impl Task {
         }
         // What was kept back while the connection waited may be a whole frame by now.
         let again = working && (std::mem::take(&mut self.unseen) | self.connection.take_waited());
+        if working
+            && !again
+            && !self.ended
+            // What comes before is no frame, or a small one.
+            && self.connection.is_open()
+            && let Some(size) = frame_size(&self.partial)
+            && size > LARGE_FRAME_BYTES.max(self.partial.len())
+        {
+            return self.read_large(cx, size);
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             let start = self.partial.len();
             if scratch.len() < start + READ_BYTES {
@@ -192,6 +205,35 @@ impl Task {
             // A poll that waited for nothing new must not spin.
             read > 0 || used > 0 || self.ended
         })
+    }
+
+    /// Reads more of a large frame of `size` bytes, whose beginning is in `partial`: to where it stays, so that what is there already
+    /// is not moved with every read. (A frame over the agreed size was refused by its head.)
+    fn read_large(&mut self, cx: &mut Context<'_>, size: usize) -> bool {
+        let start = self.partial.len();
+        // Grows by doubling: a head alone does not make anybody reserve what it claims.
+        self.partial.resize(size.min(start + READ_BYTES), 0);
+        let mut buf = ReadBuf::new(self.partial.get_mut(start..).unwrap_or_default());
+        let ready = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
+        let read = buf.filled().len();
+        self.partial.truncate(start + read);
+        match ready {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) if read == 0 => {
+                self.hung_up("client unexpectedly closed TCP connection");
+            }
+            Poll::Ready(Ok(())) => {
+                self.heard_ms = self.node.now_ms();
+                if self.partial.len() == size {
+                    let whole = std::mem::take(&mut self.partial);
+                    let used = self.connection.input(&whole);
+                    self.partial
+                        .extend_from_slice(whole.get(used..).unwrap_or_default());
+                }
+            }
+            Poll::Ready(Err(error)) => self.hung_up(&format!("socket: {error}")),
+        }
+        true
     }
 
     /// Nothing more is read while the connection waits.
