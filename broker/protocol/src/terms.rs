@@ -94,6 +94,39 @@ pub(crate) fn pretty(bytes: &[u8], column: usize) -> String {
     out
 }
 
+/// A float as Erlang's `~p` prints it (OTP 25): the fewest digits that mean it, in the shorter of the two notations, from 2^53 on
+/// always with an exponent.
+pub(crate) fn float(value: f64) -> String {
+    /// Above it not every integer is a float.
+    const DECIMAL_MAX: f64 = (1_u64 << 53) as f64;
+    let scientific = format!("{value:e}");
+    let Some((mantissa, exponent)) = scientific.split_once('e') else {
+        // Not finite: Erlang has no such floats.
+        return scientific;
+    };
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    let (sign, mantissa) = match mantissa.strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", mantissa),
+    };
+    let (first, rest) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let count = 1 + rest.len() as i32;
+    // What each notation needs besides the digits.
+    let exponent_cost = exponent.to_string().len() as i32 + if rest.is_empty() { 3 } else { 2 };
+    let is_decimal = value == 0.0
+        || value.abs() < DECIMAL_MAX
+            && match exponent + 1 {
+                place if place < 0 => 2 - place <= exponent_cost,
+                place if place >= count => place - count + 2 <= exponent_cost,
+                _ => true,
+            };
+    if is_decimal {
+        return format!("{value:?}");
+    }
+    let rest = if rest.is_empty() { "0" } else { rest };
+    format!("{sign}{first}.{rest}e{exponent}")
+}
+
 /// Columns up to which Erlang leaves a term on one line.
 const LINE_WHOLE_MAX: usize = 81;
 /// Columns up to which Erlang fills a line of a term that it breaks.
@@ -128,6 +161,36 @@ mod tests {
     use super::*;
 
     // Expected texts come from io_lib:format of Erlang/OTP 25.
+
+    /// As `io:format("~p", [F])` of Erlang/OTP 25 printed them.
+    #[test]
+    fn floats_are_printed_as_erlang_does() {
+        for (bits, printed) in [
+            (0x0_u64, "0.0"),
+            (0x8000000000000000_u64, "-0.0"),
+            (0x3ff0000000000000_u64, "1.0"),
+            (0x3fb999999999999a_u64, "0.1"),
+            (0x4059000000000000_u64, "100.0"),
+            (0x408f400000000000_u64, "1.0e3"),
+            (0x40fe240000000000_u64, "123456.0"),
+            (0x4092c00000000000_u64, "1.2e3"),
+            (0xc13b774000000000_u64, "-1.8e6"),
+            (0x4132c4b000000000_u64, "1.23e6"),
+            (0x419d6f3454000000_u64, "123456789.0"),
+            (0x3f50624dd2f1a9fc_u64, "0.001"),
+            (0x3f1a36e2eb1c432d_u64, "0.0001"),
+            (0x3ee4f8b588e368f1_u64, "1.0e-5"),
+            (0x3f5426fe718a86d7_u64, "0.00123"),
+            (0x3f201f31f46ed246_u64, "1.23e-4"),
+            (0x433fffffffffffff_u64, "9007199254740991.0"),
+            (0x4340000000000000_u64, "9.007199254740992e15"),
+            (0x444b1ae4d6e2ef50_u64, "1.0e21"),
+            (0x7fefffffffffffff_u64, "1.7976931348623157e308"),
+            (0x1_u64, "5.0e-324"),
+        ] {
+            assert_eq!(float(f64::from_bits(bits)), printed);
+        }
+    }
 
     #[test]
     fn printable_payloads_are_quoted() {

@@ -75,8 +75,8 @@ impl FieldValue {
         // Writing to a string cannot fail.
         let _ = match self {
             FieldValue::Bool(value) => write!(out, "{value}"),
-            FieldValue::Float(value) => write!(out, "{:?}", f64::from(*value)),
-            FieldValue::Double(value) => write!(out, "{value:?}"),
+            FieldValue::Float(value) => write!(out, "{}", terms::float(f64::from(*value))),
+            FieldValue::Double(value) => write!(out, "{}", terms::float(*value)),
             FieldValue::Decimal { scale, value } => write!(out, "{{{scale},{value}}}"),
             FieldValue::LongStr(bytes) | FieldValue::Binary(bytes) => {
                 write!(out, "{}", terms::pretty(bytes, 0))
