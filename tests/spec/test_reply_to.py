@@ -44,6 +44,23 @@ def test_many_replies_to_one_address(client, other, queue):
     assert [d.body for d in client.deliveries(5)] == [b"%d" % number for number in range(5)]
 
 
+def test_replies_use_no_delivery_tag_up(client, other, queue, names):
+    """Every reply has the tag that the channel gives next."""
+    address = request(client, other, queue)
+    for body in (b"1", b"2"):
+        other.publish("", address, body)
+    assert [d.delivery_tag for d in client.deliveries(2)] == [1, 1]
+    plain = client.declare(names.queue()).queue
+    client.consume(plain, "plain")
+    other.publish("", plain, b"3")
+    assert client.expect("basic.deliver").delivery_tag == 1
+    other.publish("", address, b"4")
+    assert client.expect("basic.deliver").delivery_tag == 2
+    client.ack(1)
+    other.publish("", plain, b"5")
+    assert client.expect("basic.deliver").delivery_tag == 2
+
+
 def test_mandatory_reply_to_a_live_client(client, other, queue):
     """It arrives. (RabbitMQ returns it as NO_ROUTE as well, since no queue took it.)"""
     address = request(client, other, queue)

@@ -176,7 +176,8 @@ impl Channel {
             return;
         };
         let (exchange, routing_key, properties, body) = delivery.message.content();
-        let delivery_tag = self.tags.skip();
+        // The tag of what comes next: like RabbitMQ, a reply uses none up.
+        let delivery_tag = self.tags.given() + 1;
         leveret_protocol::encode::put_content(
             &mut core.out,
             self.number,
