@@ -3,9 +3,10 @@
 
 use bytes::Bytes;
 
-use crate::entry::{EntryReader, Op};
+use crate::entry::{EntryReader, Op, batch};
 use crate::{
-    EntryBuf, EntryBuilder, Location, Machine, NewMessage, NoStore, Seq, Settings, checkpoint,
+    BatchBuilder, EntryBuf, EntryBuilder, Location, Machine, NewMessage, NoStore, Part, Replica,
+    Seq, Settings, checkpoint,
 };
 
 /// An entry: what is read is within bounds, writes again to an entry that reads the same, and neither `apply` nor
@@ -140,4 +141,85 @@ pub fn checkpoint(data: &[u8]) {
     }
     machine.finish_replay(true, 0, &NoStore, &mut crate::Effects::default());
     let _ = machine.snapshot();
+}
+
+/// A batch: what reads writes again to the same bytes; two replicas that apply it are equal wherever it lies, and a leader's
+/// machine takes what they took.
+pub fn batch(data: &[u8]) {
+    let payload = Bytes::copy_from_slice(data);
+    let mut found = Vec::new();
+    for id in 0..4 {
+        let read = batch::read_messages(&payload, Location(8), id, &(0..u64::MAX), 9, &mut found);
+        found.clear();
+        assert!(read.is_err() || batch::is_batch(&payload) || batch::parts(&payload).is_err());
+    }
+    let Ok(parts) = batch::parts(&payload) else {
+        return;
+    };
+    let mut again = BatchBuilder::default();
+    let mut ids = Vec::new();
+    for part in &parts {
+        match part {
+            Part::Entry {
+                session,
+                number,
+                entry,
+            } => {
+                again.entry(*session, *number, entry);
+                if let Ok(reader) = EntryReader::new(entry) {
+                    ids.extend(reader.queues().map(|(id, _)| id).take(64));
+                }
+            }
+            Part::Forget(session) => again.forget(*session),
+            Part::Create {
+                queue,
+                max_priority,
+            } => again.create(*queue, *max_priority),
+            Part::Remove(queue) => again.remove(*queue),
+        }
+    }
+    assert_eq!(again.finish(None), payload);
+    let mut one = Replica::new();
+    ids.iter().for_each(|id| one.create(*id, 3));
+    let mut two = one.clone();
+    let before = one.clone();
+    let applied = one.apply(&payload, Location(8), Location::START);
+    let other = two.apply(&payload, Location(1 << 32), Location(1 << 31));
+    assert_eq!(
+        applied.as_ref().map(|a| a.parts.len()),
+        other.as_ref().map(|a| a.parts.len())
+    );
+    assert_eq!(one.digest(), two.digest());
+    let encoded = one.encode();
+    assert_eq!(
+        Replica::decode(&encoded).map(|r| (r.encode(), r.digest())),
+        Ok((encoded, two.digest()))
+    );
+    let settings = |id: &u64| (*id, Settings::default());
+    let mut machine = Machine::lead(0, &before, ids.iter().map(settings), Location(9), 0);
+    let mut effects = crate::Effects::default();
+    machine.go(0, &NoStore, &mut effects);
+    if let Ok(applied) = applied {
+        assert_eq!(
+            machine.apply_batch(&applied, Location(8), 0, &NoStore, &mut effects),
+            Ok(())
+        );
+    }
+    assert_eq!(machine.check(), Ok(()));
+}
+
+/// A replica's checkpoint: what decodes encodes to the same bytes, and leads.
+pub fn replica(data: &[u8]) {
+    let Ok(replica) = Replica::decode(data) else {
+        return;
+    };
+    let again = replica.encode();
+    assert_eq!(
+        Replica::decode(&again).map(|r| r.digest()),
+        Ok(replica.digest())
+    );
+    let queues = replica.queues().map(|(id, _)| (id, Settings::default()));
+    let mut machine = Machine::lead(0, &replica, queues, Location(9), 0);
+    machine.go(0, &NoStore, &mut crate::Effects::default());
+    assert_eq!(machine.check(), Ok(()));
 }

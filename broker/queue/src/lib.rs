@@ -20,16 +20,24 @@ mod link;
 mod machine;
 mod queue;
 mod ready;
+mod replica;
 mod runs;
 mod settings;
+mod state;
 
 pub use consumer::{ConsumerSlot, ConsumerSpec, ConsumerView, UnackedRange};
-pub use entry::{EntryBuf, EntryBuilder, EntryError, Message, NewMessage};
+pub use entry::{
+    BatchBuilder, EntryBuf, EntryBuilder, EntryError, Message, NewMessage, Part, SessionId,
+};
 pub use link::{Delivery, Limiter, Link, Location, NoStore, Store, StoreError, Stored, Waiter};
-pub use machine::{DeadLetter, Effects, GetResult, Machine, Outcome, QueueRef, Removed, Restored};
+pub use machine::{
+    DeadLetter, Effects, GetResult, Machine, Outcome, QueueRef, Removed, SeqRange, Settle,
+};
 pub use queue::{Counters, Depth, QueueView};
+pub use replica::{Applied, Barriers, PartOutcome, Replica};
 pub use runs::{Run, RunSet};
 pub use settings::{DeadReason, Overflow, Settings};
+pub use state::QueueState;
 
 /// A queue's identity: the metadata index of the command that created it. Never reused.
 pub type QueueId = u64;

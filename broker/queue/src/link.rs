@@ -6,14 +6,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::{ConsumerSlot, Message, QueueId, Seq};
 
 /// Where a message is on disk: `segment << 32 | offset` of its record, bit 63 set when it is in the pager.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location(pub u64);
 
 impl Location {
     /// The message is in memory only.
     pub const NONE: Location = Location(u64::MAX);
+    /// Where a journal begins: before every record.
+    pub const START: Location = Location(0);
     /// Set in the locations of the pager.
     pub const PAGED: u64 = 1 << 63;
+
+    /// The place behind this one.
+    pub(crate) fn next(self) -> Location {
+        Location(self.0.saturating_add(1))
+    }
 
     /// Whether there is a copy on disk.
     #[inline]

@@ -1,7 +1,8 @@
 //! What waits in a queue: a head in memory, a tail of runs, and what came after a failed page-out.
 //!
-//! Invariant per level: numbers in `head` < numbers in `tail` < numbers in `late`; each ascending. Whatever was
-//! delivered has a smaller number than anything in the tail, because deliveries leave from the head only.
+//! Invariant per level: numbers in `head` < numbers in `tail` and in `beside` < numbers in `late`; each ascending. What is delivered
+//! has a smaller number than anything in the tail, because deliveries leave from the head only; but a consumer may claim
+//! what it held under another leader out of the tail, and what of that comes back is kept `beside` it.
 
 use std::collections::VecDeque;
 
@@ -19,6 +20,8 @@ pub(crate) struct Hot {
     /// How often it came back to the queue.
     pub returns: u32,
     pub redelivered: bool,
+    /// It was live when this leader began and was not delivered since: who held it before may claim it.
+    pub claimable: bool,
     pub level: u8,
 }
 
@@ -62,14 +65,16 @@ struct Level {
     head: VecDeque<Hot>,
     head_bytes: u64,
     tail: RunSet,
-    /// The last record that was read for the tail.
-    walked: Option<Location>,
+    /// The last message that was read for the tail, and its record.
+    walked: Option<(Seq, Location)>,
+    /// Came back, and their places are among those of the tail.
+    beside: VecDeque<Hot>,
     late: VecDeque<Hot>,
 }
 
 impl Level {
     fn len(&self) -> u64 {
-        self.head.len() as u64 + self.tail.len() + self.late.len() as u64
+        (self.head.len() + self.beside.len() + self.late.len()) as u64 + self.tail.len()
     }
 
     fn spills(&self, journaled: bool, store: &dyn Store) -> bool {
@@ -85,9 +90,13 @@ impl Level {
         n >= messages || self.head_bytes >= bytes || store.memory_tight()
     }
 
-    fn push(&mut self, queue: QueueId, mut hot: Hot, store: &dyn Store) {
+    /// `barrier`: no run that begins before it is extended.
+    fn push(&mut self, queue: QueueId, mut hot: Hot, store: &dyn Store, barrier: Location) {
         if self.late.is_empty() {
-            if self.tail.is_empty() && !self.spills(hot.location.is_some(), store) {
+            if self.tail.is_empty()
+                && self.beside.is_empty()
+                && !self.spills(hot.location.is_some(), store)
+            {
                 self.head_bytes += u64::from(hot.size);
                 self.head.push_back(hot);
                 return;
@@ -100,11 +109,11 @@ impl Level {
             }
             // Marks that a run cannot carry keep the message out of it.
             if hot.location.is_some() && hot.returns == 0 {
-                self.tail.insert(hot.seq, hot.location);
+                self.tail.insert_behind(hot.seq, hot.location, barrier);
                 return;
             }
         }
-        if self.tail.is_empty() && self.late.is_empty() {
+        if self.tail.is_empty() && self.beside.is_empty() && self.late.is_empty() {
             self.head_bytes += u64::from(hot.size);
             self.head.push_back(hot);
         } else {
@@ -112,13 +121,41 @@ impl Level {
         }
     }
 
-    /// Reads the first `count` messages of a run.
-    fn read_run(&self, ctx: &Refill<'_>, run: &Run, count: u32) -> Result<Vec<Stored>, StoreError> {
+    /// Reads messages from a run's front, at least one and at most `max`.
+    fn read_run(
+        &mut self,
+        ctx: &Refill<'_>,
+        run: &Run,
+        max: u32,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let count = run.count.min(max);
+        let stored = self.walk_run(ctx, run, count)?;
+        if stored.is_empty() || stored.iter().zip(run.first..).any(|(s, n)| s.seq != n) {
+            return Err(StoreError(format!(
+                "messages {}..{} of queue {} are not where the index has them (segment {}, offset {})",
+                run.first,
+                run.first + u64::from(count),
+                ctx.queue,
+                run.location.segment() & 0x7fff_ffff,
+                run.location.offset()
+            )));
+        }
+        self.walked = stored.last().map(|last| (last.seq, last.location));
+        if !run.location.is_journaled() {
+            ctx.store.release(run.location, stored.len() as u32);
+        }
+        Ok(stored)
+    }
+
+    fn walk_run(&self, ctx: &Refill<'_>, run: &Run, count: u32) -> Result<Vec<Stored>, StoreError> {
         let mut stored = Vec::with_capacity(count as usize);
         let (first, max) = (run.first, count as usize);
         // The pieces of a run that was split all point to where it began: try where the piece before it ended.
         // Another run's records may lie there too, so it need not be right.
-        if let Some(near) = self.walked.filter(|at| run.passes(*at)) {
+        let near = self
+            .walked
+            .filter(|(seq, at)| *seq < first && run.passes(*at));
+        if let Some((_, near)) = near {
             let found = ctx
                 .store
                 .read(ctx.queue, first, count, near, max, &mut stored);
@@ -135,43 +172,26 @@ impl Level {
     /// Makes the head hold a message with its body, unless the level is empty.
     fn fill(&mut self, ctx: &Refill<'_>, level: u8) -> Result<(), StoreError> {
         while self.head.is_empty() {
-            if let Some(run) = self.tail.front().copied() {
-                let count = run.count.min(REFILL_MESSAGES);
-                let stored = self.read_run(ctx, &run, count)?;
-                if stored.is_empty() || stored.iter().zip(run.first..).any(|(s, n)| s.seq != n) {
-                    return Err(StoreError(format!(
-                        "messages {}..{} of queue {} are not where the index has them (segment {}, offset {})",
-                        run.first,
-                        run.first + u64::from(count),
-                        ctx.queue,
-                        run.location.segment() & 0x7fff_ffff,
-                        run.location.offset()
-                    )));
-                }
+            let run = self.tail.front().copied();
+            // Up to the next one beside.
+            let next = self.beside.front().map_or(Seq::MAX, |hot| hot.seq);
+            if let Some(run) = run.filter(|run| run.first < next) {
+                let max = u64::from(REFILL_MESSAGES).min(next - run.first) as u32;
+                let stored = self.read_run(ctx, &run, max)?;
                 self.tail.take_front(stored.len() as u32);
-                self.walked = stored.last().map(|last| last.location);
-                if let Some(last) = self.walked
+                if let Some((_, last)) = self.walked
                     && stored.len() < run.count as usize
                 {
                     self.tail.advance_front(last);
                 }
-                let paged = !run.location.is_journaled();
-                if paged {
-                    ctx.store.release(run.location, stored.len() as u32);
-                }
                 for s in stored {
-                    let size = s.message.body_len();
-                    self.head_bytes += u64::from(size);
-                    self.head.push_back(Hot {
-                        seq: s.seq,
-                        size,
-                        location: if paged { Location::NONE } else { s.location },
-                        returns: ctx.returns_of(s.seq),
-                        redelivered: s.seq < ctx.redelivered_below,
-                        message: Some(s.message),
-                        level,
-                    });
+                    let hot = ctx.hot(s, level);
+                    self.head_bytes += u64::from(hot.size);
+                    self.head.push_back(hot);
                 }
+            } else if let Some(hot) = self.beside.pop_front() {
+                self.head_bytes += u64::from(hot.size);
+                self.head.push_back(hot);
             } else if self.late.is_empty() {
                 return Ok(());
             } else {
@@ -208,7 +228,18 @@ impl Level {
         Some(hot)
     }
 
+    /// Numbers below it go into the head, others beside the tail.
+    fn head_end(&self) -> Seq {
+        let tail = self.tail.front().map_or(Seq::MAX, |run| run.first);
+        let beside = self.beside.front().map_or(Seq::MAX, |hot| hot.seq);
+        tail.min(beside)
+    }
+
     fn put_back(&mut self, hot: Hot) {
+        if hot.seq >= self.head_end() {
+            let at = self.beside.partition_point(|h| h.seq < hot.seq);
+            return self.beside.insert(at, hot);
+        }
         self.head_bytes += u64::from(hot.size);
         match self.head.front() {
             Some(front) if front.seq < hot.seq => {
@@ -219,8 +250,39 @@ impl Level {
         }
     }
 
+    /// Takes the messages with numbers in `first..end` out; of those in memory, only what `may_take` allows.
+    fn take(
+        &mut self,
+        ctx: &Refill<'_>,
+        level: u8,
+        mut first: Seq,
+        end: Seq,
+        may_take: &dyn Fn(&Hot) -> bool,
+        out: &mut Vec<Hot>,
+    ) -> Result<(), StoreError> {
+        let before = out.len();
+        take_from(&mut self.head, first, end, may_take, out);
+        let taken = out.iter().skip(before);
+        self.head_bytes -= taken.map(|hot| u64::from(hot.size)).sum::<u64>();
+        take_from(&mut self.beside, first, end, may_take, out);
+        take_from(&mut self.late, first, end, may_take, out);
+        while let Some(run) = self.tail.first_in(first, end) {
+            let stored = self.read_run(ctx, &run, REFILL_MESSAGES)?;
+            self.tail.remove(run.first, stored.len() as u32);
+            first = run.first + stored.len() as u64;
+            out.extend(stored.into_iter().map(|s| ctx.hot(s, level)));
+        }
+        Ok(())
+    }
+
     /// As `put_back` for each, but every message that has to make room moves once.
     fn put_all_back(&mut self, mut back: Vec<Hot>) {
+        let end = self.head_end();
+        if back.last().is_some_and(|hot| hot.seq >= end) {
+            let beside = back.split_off(back.partition_point(|hot| hot.seq < end));
+            self.beside.extend(beside);
+            self.beside.make_contiguous().sort_by_key(|hot| hot.seq);
+        }
         let last = match back.last() {
             Some(hot) if back.len() >= MERGE_MIN => hot.seq,
             _ => return back.into_iter().rev().for_each(|hot| self.put_back(hot)),
@@ -242,6 +304,26 @@ impl Level {
     }
 }
 
+/// Takes messages out of an ascending list.
+fn take_from(
+    list: &mut VecDeque<Hot>,
+    first: Seq,
+    end: Seq,
+    may_take: &dyn Fn(&Hot) -> bool,
+    out: &mut Vec<Hot>,
+) {
+    let from = list.partition_point(|hot| hot.seq < first);
+    let to = list.partition_point(|hot| hot.seq < end);
+    if from >= to {
+        return;
+    }
+    let (taken, left): (Vec<Hot>, Vec<Hot>) = list.drain(from..to).partition(|hot| may_take(hot));
+    out.extend(taken);
+    for hot in left.into_iter().rev() {
+        list.insert(from, hot);
+    }
+}
+
 /// What reading messages back needs to know.
 pub(crate) struct Refill<'a> {
     pub queue: QueueId,
@@ -251,6 +333,26 @@ pub(crate) struct Refill<'a> {
 }
 
 impl Refill<'_> {
+    /// A message that was read back.
+    fn hot(&self, stored: Stored, level: u8) -> Hot {
+        let paged = !stored.location.is_journaled();
+        let restored = stored.seq < self.redelivered_below;
+        Hot {
+            seq: stored.seq,
+            size: stored.message.body_len(),
+            location: if paged {
+                Location::NONE
+            } else {
+                stored.location
+            },
+            returns: self.returns_of(stored.seq),
+            redelivered: restored,
+            claimable: restored,
+            message: Some(stored.message),
+            level,
+        }
+    }
+
     fn returns_of(&self, seq: Seq) -> u32 {
         if self.returns.is_empty() {
             0
@@ -268,6 +370,8 @@ pub(crate) struct Ready {
     max_level: u8,
     messages: u64,
     bytes: u64,
+    /// No run that begins before it is extended.
+    barrier: Location,
 }
 
 impl Ready {
@@ -277,7 +381,13 @@ impl Ready {
             max_level: max_priority,
             messages: 0,
             bytes: 0,
+            barrier: Location::START,
         }
+    }
+
+    /// From now on no run that begins before `barrier` is extended: records that a walk must not read may lie before it.
+    pub fn set_barrier(&mut self, barrier: Location) {
+        self.barrier = barrier;
     }
 
     pub fn messages(&self) -> u64 {
@@ -308,7 +418,8 @@ impl Ready {
     pub fn push(&mut self, queue: QueueId, hot: Hot, store: &dyn Store) {
         self.messages += 1;
         self.bytes += u64::from(hot.size);
-        self.level_mut(hot.level).push(queue, hot, store);
+        let barrier = self.barrier;
+        self.level_mut(hot.level).push(queue, hot, store, barrier);
     }
 
     pub fn put_back(&mut self, hot: Hot) {
@@ -376,6 +487,28 @@ impl Ready {
         Ok(None)
     }
 
+    /// Takes waiting messages with numbers in `first..end` out; of those in memory, only what `may_take` allows. On an error `out`
+    /// has what was taken before.
+    pub fn take(
+        &mut self,
+        ctx: &Refill<'_>,
+        first: Seq,
+        end: Seq,
+        may_take: &dyn Fn(&Hot) -> bool,
+        out: &mut Vec<Hot>,
+    ) -> Result<(), StoreError> {
+        let before = out.len();
+        let mut result = Ok(());
+        for (i, level) in self.levels.iter_mut().enumerate() {
+            result = result.and_then(|()| level.take(ctx, i as u8, first, end, may_take, out));
+        }
+        let taken = out.get(before..).unwrap_or_default();
+        self.messages -= taken.len() as u64;
+        let bytes: u64 = taken.iter().map(|hot| u64::from(hot.size)).sum();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        result
+    }
+
     /// The first message of each level.
     pub fn fronts(&mut self, ctx: &Refill<'_>) -> Result<impl Iterator<Item = &Hot>, StoreError> {
         for (i, level) in self.levels.iter_mut().enumerate() {
@@ -392,6 +525,7 @@ impl Ready {
         let mut tails = Vec::new();
         for level in &mut self.levels {
             hot.extend(level.head.drain(..));
+            hot.extend(level.beside.drain(..));
             hot.extend(level.late.drain(..));
             tails.push(std::mem::take(&mut level.tail));
             *level = Level::default();
@@ -420,13 +554,14 @@ impl Ready {
         self.levels
             .iter()
             .enumerate()
-            .map(|(i, l)| (i, l.head.iter().chain(l.late.iter()), &l.tail))
+            .map(|(i, l)| (i, l.head.iter().chain(&l.beside).chain(&l.late), &l.tail))
     }
 
     /// Points to where a message is now.
     pub fn relocate(&mut self, seq: Seq, to: Location) -> bool {
+        let barrier = self.barrier;
         for level in &mut self.levels {
-            for part in [&mut level.head, &mut level.late] {
+            for part in [&mut level.head, &mut level.beside, &mut level.late] {
                 if let Ok(at) = part.binary_search_by_key(&seq, |h| h.seq)
                     && let Some(hot) = part.get_mut(at)
                 {
@@ -436,7 +571,7 @@ impl Ready {
             }
             if level.tail.contains(seq) {
                 level.tail.remove(seq, 1);
-                level.tail.insert(seq, to);
+                level.tail.insert_behind(seq, to, barrier);
                 return true;
             }
         }
@@ -447,6 +582,7 @@ impl Ready {
     pub fn hot_mut(&mut self) -> impl Iterator<Item = &mut Hot> {
         self.levels
             .iter_mut()
-            .flat_map(|level| level.head.iter_mut().chain(level.late.iter_mut()))
+            .flat_map(|level| [&mut level.head, &mut level.beside, &mut level.late])
+            .flatten()
     }
 }

@@ -31,6 +31,11 @@ impl Run {
             && location.offset() - self.location.offset() <= self.span
     }
 
+    /// Whether a record is one of those that a walk through it comes past.
+    pub fn covers(&self, location: Location) -> bool {
+        location == self.location || self.passes(location)
+    }
+
     /// Foreign bytes that a run may step over between two of its messages: bounds the cost of reading it.
     pub const GAP_BYTES_MAX: u32 = 64 * 1024;
     /// A longer step is taken as long as the run has no more bytes a message than this.
@@ -88,10 +93,16 @@ impl RunSet {
 
     /// Adds a message behind all others, or in its place if it is not the last (a message that moved).
     pub fn insert(&mut self, seq: Seq, location: Location) {
+        self.insert_behind(seq, location, Location::START);
+    }
+
+    /// As [`RunSet::insert`]; no run that begins before `barrier` is extended, because between it and the message
+    /// there may be records that a walk must not read.
+    pub fn insert_behind(&mut self, seq: Seq, location: Location, barrier: Location) {
         self.count += 1;
         match self.runs.back_mut() {
             Some(last) if seq >= last.end() => {
-                if !last.extend(seq, location) {
+                if last.location < barrier || !last.extend(seq, location) {
                     self.runs.push_back(Run {
                         first: seq,
                         location,
@@ -119,7 +130,7 @@ impl RunSet {
                         self.count -= 1; // already there
                         return;
                     }
-                    if before.extend(seq, location) {
+                    if before.location >= barrier && before.extend(seq, location) {
                         return;
                     }
                 }
@@ -230,6 +241,18 @@ impl RunSet {
     pub fn find(&self, seq: Seq) -> Option<&Run> {
         let at = self.runs.partition_point(|r| r.end() <= seq);
         self.runs.get(at).filter(|r| r.first <= seq)
+    }
+
+    /// The first messages of one run with numbers in `first..end`.
+    pub fn first_in(&self, first: Seq, end: Seq) -> Option<Run> {
+        let at = self.runs.partition_point(|r| r.end() <= first);
+        let run = self.runs.get(at).filter(|r| r.first < end)?;
+        let from = run.first.max(first);
+        Some(Run {
+            first: from,
+            count: (run.end().min(end) - from) as u32,
+            ..*run
+        })
     }
 
     /// Empties it.

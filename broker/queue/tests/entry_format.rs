@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use leveret_queue::entry::{EntryReader, Op, SETTLED_ACKED, SeqReturn, SettledRange};
 use leveret_queue::{
-    EntryBuf, EntryBuilder, EntryError, Location, Machine, Message, NewMessage, NoStore, Restored,
-    RunSet, Settings, checkpoint, fuzzing,
+    EntryBuf, EntryBuilder, EntryError, Location, Machine, Message, NewMessage, NoStore,
+    QueueState, RunSet, Settings, checkpoint, fuzzing,
 };
 use proptest::prelude::*;
 
@@ -284,19 +284,19 @@ fn every_truncation_is_an_error_and_no_flipped_byte_panics() {
     }
 }
 
-fn restored() -> Vec<(u64, Restored)> {
+fn restored() -> Vec<(u64, QueueState)> {
     let mut level = RunSet::default();
     for seq in [1u64, 2, 3, 7, 8] {
         level.insert(seq, Location(seq * 100));
     }
-    let state = Restored {
+    let state = QueueState {
         next_seq: 9,
         delivered_end: 4,
         bytes: 500,
         levels: vec![level, RunSet::default()],
-        returns: vec![(2, 1), (8, 4)],
+        returns: [(2, 1), (8, 4)].into(),
     };
-    vec![(5, state), (6, Restored::default())]
+    vec![(5, state), (6, QueueState::default())]
 }
 
 #[test]

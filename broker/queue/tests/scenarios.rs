@@ -502,7 +502,7 @@ fn delivery_counts_survive_twice_and_do_not_outlive_their_messages() {
     }
     assert_eq!(node.drain(Q).len(), 4);
     node.crash(true, false);
-    assert_eq!(node.machine.snapshot()[0].1.returns, []);
+    assert_eq!(node.machine.snapshot()[0].1.returns, [].into());
 }
 
 /// After a crash everything counts as delivered before; a clean stop after it must not forget that.

@@ -13,7 +13,7 @@ use leveret_cluster::{GroupId, GroupLog};
 use leveret_queue::entry::MemoryGauge;
 use leveret_queue::{
     ConsumerSlot, ConsumerSpec, ConsumerView, DeadLetter, DeadReason, Effects, EntryBuf,
-    EntryBuilder, GetResult, Limiter, Location, Machine, QueueId, QueueView, Restored, Seq,
+    EntryBuilder, GetResult, Limiter, Location, Machine, QueueId, QueueState, QueueView, Seq,
     Settings, UnackedRange, Waiter,
 };
 use leveret_storage::{AppendError, Journal, Record};
@@ -426,7 +426,7 @@ impl QueueGroup {
 /// Bytes that a message takes in a segment besides its body: op header, names, properties.
 const RECORD_OVERHEAD_BYTES: u64 = 80;
 
-fn live_of(state: &[(QueueId, Restored)]) -> BTreeMap<u32, Live> {
+fn live_of(state: &[(QueueId, QueueState)]) -> BTreeMap<u32, Live> {
     let mut live: BTreeMap<u32, Live> = BTreeMap::new();
     for (_, queue) in state {
         let messages: u64 = queue.levels.iter().map(|l| l.len()).sum();
@@ -476,7 +476,7 @@ impl QueueGroup {
     fn relocate_segment(
         &self,
         segment: u32,
-        queues: &[(QueueId, Restored)],
+        queues: &[(QueueId, QueueState)],
     ) -> Result<u64, ReclaimError> {
         /// An entry of relocated messages is written when it is this large.
         const ENTRY_BYTES: usize = 256 * 1024;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use leveret_cluster::METADATA_GROUP;
+use leveret_queue::entry::batch::{self, read_messages};
 use leveret_queue::entry::{EntryReader, MemoryGauge, Op};
 use leveret_queue::{
-    EntryBuf, EntryBuilder, Location, Message, QueueId, Restored, Seq, Store, StoreError, Stored,
+    EntryBuf, EntryBuilder, Location, Message, QueueId, QueueState, Seq, Store, StoreError, Stored,
 };
 use leveret_storage::{Journal, Record, RecordKind};
 use parking_lot::Mutex;
@@ -105,74 +106,6 @@ impl BodyStore {
     }
 }
 
-/// What reading one record yields to one queue: the awaited numbers above those in `out`, ascending.
-///
-/// From record to record a run's numbers ascend. Within one they need not: where messages moved together, they lie in the order of
-/// the places that they came from.
-fn collect(
-    record: &Record,
-    mark: u64,
-    queue: QueueId,
-    wanted: std::ops::Range<Seq>,
-    max: usize,
-    out: &mut Vec<Stored>,
-) -> Result<(), StoreError> {
-    let entry = EntryBuf::shared(record.payload.clone());
-    let malformed = |e| StoreError(format!("record at {}: {e}", record.location));
-    let reader = EntryReader::new(&entry).map_err(malformed)?;
-    let Some((slot, mut next)) = reader.slot_of(queue) else {
-        return Ok(());
-    };
-    let location = Location(record.location.to_u64() | mark);
-    let mut awaited = out.last().map_or(wanted.start, |last| last.seq + 1);
-    let mut later = Vec::new();
-    for op in reader.ops() {
-        let op = op.map_err(malformed)?;
-        let seq = match op.op {
-            Op::Enqueue => {
-                if !op.slots().any(|s| s == slot) {
-                    continue;
-                }
-                next += 1;
-                next - 1
-            }
-            Op::Relocated => match op.places().find(|(s, _)| *s == slot) {
-                Some((_, seq)) => seq,
-                None => continue,
-            },
-            Op::Settle(..) | Op::Return(_) => continue,
-        };
-        // Copies of a message that was moved before may lie here too: only the awaited numbers count.
-        if !(awaited..wanted.end).contains(&seq) {
-            continue;
-        }
-        let stored = Stored {
-            seq,
-            message: reader.message(&op),
-            location,
-        };
-        if seq > awaited {
-            later.push(stored);
-            continue;
-        }
-        awaited += 1;
-        out.push(stored);
-        if out.len() >= max {
-            return Ok(());
-        }
-    }
-    later.sort_by_key(|stored: &Stored| stored.seq);
-    for stored in later {
-        if out.len() >= max {
-            break;
-        }
-        if out.last().is_none_or(|last| last.seq < stored.seq) {
-            out.push(stored);
-        }
-    }
-    Ok(())
-}
-
 impl Store for BodyStore {
     fn read(
         &self,
@@ -197,7 +130,9 @@ impl Store for BodyStore {
             if record.header.kind != RecordKind::Entry || record.header.group == METADATA_GROUP {
                 continue;
             }
-            collect(&record, mark, queue, wanted.clone(), max, out)?;
+            let location = Location(record.location.to_u64() | mark);
+            read_messages(&record.payload, location, queue, &wanted, max, out)
+                .map_err(|e| StoreError(format!("record at {}: {e}", record.location)))?;
             if out.len() >= max || out.last().is_some_and(|last| last.seq + 1 >= wanted.end) {
                 break;
             }
@@ -245,26 +180,36 @@ impl Store for BodyStore {
 /// The messages of a record that live according to `queues` (sorted by id), each with the places where it does.
 pub(super) fn live_messages(
     record: &Record,
-    queues: &[(QueueId, Restored)],
+    queues: &[(QueueId, QueueState)],
 ) -> Vec<(Vec<(QueueId, Seq)>, Message)> {
-    let entry = EntryBuf::shared(record.payload.clone());
-    let Ok(reader) = EntryReader::new(&entry) else {
-        return Vec::new();
+    let entries = batch::entries(&record.payload).unwrap_or_default();
+    let location = Location(record.location.to_u64());
+    let mut live = Vec::new();
+    for entry in &entries {
+        live_in_entry(entry, location, queues, &mut live);
+    }
+    live
+}
+
+fn live_in_entry(
+    entry: &Arc<EntryBuf>,
+    location: Location,
+    queues: &[(QueueId, QueueState)],
+    live: &mut Vec<(Vec<(QueueId, Seq)>, Message)>,
+) {
+    let Ok(reader) = EntryReader::new(entry) else {
+        return;
     };
-    let segment = record.location.segment();
     let mut table: Vec<(QueueId, Seq)> = reader.queues().collect();
     let lives = |queue: QueueId, seq: Seq| {
         let Ok(at) = queues.binary_search_by_key(&queue, |(id, _)| *id) else {
             return false;
         };
         queues.get(at).is_some_and(|(_, state)| {
-            state
-                .levels
-                .iter()
-                .any(|l| l.find(seq).is_some_and(|r| r.location.segment() == segment))
+            // An earlier copy, or a truncated entry that gave somebody the number, is not where the run is.
+            state.find(seq).is_some_and(|run| run.covers(location))
         })
     };
-    let mut live = Vec::new();
     for op in reader.ops().map_while(Result::ok) {
         let mut places = Vec::new();
         match op.op {
@@ -274,7 +219,7 @@ pub(super) fn live_messages(
                         continue;
                     };
                     let seq = *next;
-                    *next += 1;
+                    *next = next.saturating_add(1);
                     if lives(*queue, seq) {
                         places.push((*queue, seq));
                     }
@@ -296,5 +241,4 @@ pub(super) fn live_messages(
             live.push((places, reader.message(&op)));
         }
     }
-    live
 }

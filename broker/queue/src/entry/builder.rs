@@ -5,8 +5,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::{
-    EntryBuf, FLAG_PERSISTENT, HEADER, KIND_ENQUEUE, KIND_RELOCATED, KIND_RETURN, KIND_SETTLE,
-    MESSAGE_HEADER, MemoryGauge, OP_HEADER, REFUSED, VERSION, pad8, u16_at, u32_at,
+    EntryBuf, EntryError, EntryReader, FLAG_PERSISTENT, HEADER, KIND_ENQUEUE, KIND_RELOCATED,
+    KIND_RETURN, KIND_SETTLE, MESSAGE_HEADER, MemoryGauge, OP_HEADER, Op, REFUSED, VERSION, pad8,
+    u16_at, u32_at,
 };
 use crate::{QueueId, Seq};
 
@@ -377,6 +378,49 @@ impl EntryBuilder {
         self.end(at);
     }
 
+    /// Opens a finished entry again, so that [`crate::Machine::admit`] can give its messages numbers: what a session sent. It may
+    /// enqueue only.
+    ///
+    /// # Errors
+    /// The entry is malformed, or has other ops.
+    pub fn reopen(entry: Vec<u8>) -> Result<EntryBuilder, EntryError> {
+        let entry = EntryBuf::owned(entry, None);
+        let reader = EntryReader::new(&entry)?;
+        let slots = reader.queues().map(|(queue, _)| Slot {
+            queue,
+            enqueues: 0,
+            seq_first: 0,
+        });
+        let mut slots: Vec<Slot> = slots.collect();
+        if slots.len() > SLOTS_MAX {
+            return Err(EntryError::Malformed(2));
+        }
+        for op in reader.ops() {
+            let op = op?;
+            if op.op != Op::Enqueue {
+                return Err(EntryError::Malformed(op.at as usize));
+            }
+            for slot in op.slots() {
+                if let Some(slot) = slots.get_mut(usize::from(slot)) {
+                    slot.enqueues = slot.enqueues.saturating_add(1);
+                }
+            }
+        }
+        let (ops, table) = (reader.ops_len(), reader.table());
+        let mut buf = EntryBuf::into_vec(entry);
+        buf.truncate(table);
+        buf[..HEADER].fill(0);
+        Ok(EntryBuilder {
+            buf,
+            slots,
+            index: FxHashMap::default(),
+            ops,
+            durable: true,
+            last: None,
+            open_settle: None,
+        })
+    }
+
     /// Calls `refuse` for each (op, its offset, slot, body) of every Enqueue, in order; where it says so, the message is not for that queue.
     pub(crate) fn refuse_where(&mut self, mut refuse: impl FnMut(u32, usize, usize, u32) -> bool) {
         let mut at = HEADER;
@@ -393,6 +437,9 @@ impl EntryBuilder {
                     let Some(slot) = u16_at(&self.buf, place) else {
                         return;
                     };
+                    if slot == REFUSED {
+                        continue;
+                    }
                     if refuse(op, at, slot as usize, body) {
                         self.buf[place..place + 2].copy_from_slice(&REFUSED.to_le_bytes());
                         self.slots[slot as usize].enqueues -= 1;

@@ -57,6 +57,8 @@ impl MemoryGauge {
 enum Data {
     Owned(Vec<u8>, Option<Arc<MemoryGauge>>),
     Shared(Bytes),
+    /// A part of a batch, which counts its bytes itself.
+    Part(Bytes),
 }
 
 /// The bytes of one entry, shared by the messages in it, the journal's writer and the mirrors.
@@ -78,11 +80,27 @@ impl EntryBuf {
         Arc::new(EntryBuf(Data::Shared(data)))
     }
 
+    /// A slice of a batch in memory.
+    pub(crate) fn part(data: Bytes) -> Arc<Self> {
+        Arc::new(EntryBuf(Data::Part(data)))
+    }
+
     /// The same bytes as `Bytes`, without copying.
     pub fn to_bytes(self: &Arc<Self>) -> Bytes {
         match &self.0 {
-            Data::Shared(bytes) => bytes.clone(),
+            Data::Shared(bytes) | Data::Part(bytes) => bytes.clone(),
             Data::Owned(..) => Bytes::from_owner(Owner(self.clone())),
+        }
+    }
+
+    /// The bytes, taken out if nobody else uses them.
+    pub(crate) fn into_vec(entry: Arc<Self>) -> Vec<u8> {
+        match Arc::try_unwrap(entry) {
+            Ok(mut entry) => match &mut entry.0 {
+                Data::Owned(data, _) => std::mem::take(data),
+                Data::Shared(bytes) | Data::Part(bytes) => bytes.to_vec(),
+            },
+            Err(entry) => entry.to_vec(),
         }
     }
 
@@ -90,6 +108,7 @@ impl EntryBuf {
     pub fn memory_bytes(&self) -> usize {
         match &self.0 {
             Data::Owned(data, _) => data.capacity(),
+            Data::Part(bytes) => bytes.len(),
             Data::Shared(_) => 0,
         }
     }
@@ -110,7 +129,7 @@ impl std::ops::Deref for EntryBuf {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Data::Owned(data, _) => data,
-            Data::Shared(bytes) => bytes,
+            Data::Shared(bytes) | Data::Part(bytes) => bytes,
         }
     }
 }
@@ -162,7 +181,7 @@ impl Message {
     pub(crate) fn gauge(&self) -> Option<Arc<MemoryGauge>> {
         match &self.entry.0 {
             Data::Owned(_, gauge) => gauge.clone(),
-            Data::Shared(_) => None,
+            Data::Shared(_) | Data::Part(_) => None,
         }
     }
 

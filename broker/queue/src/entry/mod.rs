@@ -39,10 +39,12 @@
 //! Relocated (4) as Enqueue, with slots × u16 followed (8-aligned) by slots × seq u64: where a message is now
 //! ```
 
+pub mod batch;
 mod builder;
 mod message;
 mod reader;
 
+pub use batch::{BatchBuilder, Part, SessionId};
 pub use builder::{EntryBuilder, NewMessage};
 pub use message::{EntryBuf, MemoryGauge, Message};
 pub use reader::{EntryReader, Op, OpRef, SeqReturn, SettledRange};

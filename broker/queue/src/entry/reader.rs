@@ -113,6 +113,12 @@ impl<'a> OpRef<'a> {
         u32_at(self.bytes, 8).unwrap_or(0)
     }
 
+    /// The message's `priority` property, 0 if absent.
+    #[inline]
+    pub fn priority(&self) -> u8 {
+        self.bytes.get(18).copied().unwrap_or(0)
+    }
+
     /// Whether the message has delivery_mode 2.
     #[inline]
     pub fn is_persistent(&self) -> bool {
@@ -153,6 +159,11 @@ impl<'a> EntryReader<'a> {
             queues,
             table,
         })
+    }
+
+    /// Where the queue table begins.
+    pub(crate) fn table(&self) -> usize {
+        self.table
     }
 
     /// Number of ops.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Effects, Machine, Outcome};
+use super::{Effects, Lead, Machine, Outcome};
 use crate::entry::{EntryBuf, EntryBuilder, EntryError, EntryReader, Op};
 use crate::queue::Ctx;
 use crate::ready::Hot;
@@ -11,7 +11,8 @@ use crate::{DeadReason, Location, Overflow, QueueId, Seq, Store};
 impl Machine {
     /// Decides who refuses what (overflow with reject-publish) and gives the entry its sequence numbers.
     ///
-    /// The entry must then be finished, logged, and applied, with no other entry between.
+    /// The entry must then be finished, logged, and applied, with no other entry between; if the group is mirrored, proposed and,
+    /// once it is committed, applied ([`Machine::apply_batch`]), in the order of admission.
     pub fn admit(
         &mut self,
         entry: &mut EntryBuilder,
@@ -20,6 +21,9 @@ impl Machine {
         effects: &mut Effects,
     ) -> Outcome {
         let mut outcome = Outcome::default();
+        if self.lead != Lead::Local {
+            self.announce(entry, effects);
+        }
         if self.any_may_refuse(entry) {
             self.refuse(entry, now_ms, store, effects, &mut outcome);
         }
@@ -27,9 +31,40 @@ impl Machine {
             if let Some(queue) = self.queues.get_mut(&slot.queue) {
                 slot.seq_first = queue.next_seq;
                 queue.next_seq += u64::from(slot.enqueues);
+            } else if self.lead != Lead::Local {
+                // Nobody's number: should the queue come to be, a walk must not find these messages.
+                slot.seq_first = Seq::MAX;
+                outcome.unknown.push(slot.queue);
             }
         }
+        if self.lead != Lead::Local {
+            self.note_admitted(entry);
+        }
         outcome
+    }
+
+    /// Queues that the replica does not have yet are to be made there first.
+    fn announce(&mut self, entry: &EntryBuilder, effects: &mut Effects) {
+        for slot in &entry.slots {
+            if let Some(queue) = self.queues.get_mut(&slot.queue)
+                && !std::mem::replace(&mut queue.announced, true)
+            {
+                let created = (queue.id, queue.settings.max_priority);
+                effects.created.push(created);
+            }
+        }
+    }
+
+    /// Counts what is admitted and not applied yet.
+    fn note_admitted(&mut self, entry: &mut EntryBuilder) {
+        let ids: Vec<QueueId> = entry.slots.iter().map(|slot| slot.queue).collect();
+        entry.refuse_where(|_, _, slot, body| {
+            if let Some(queue) = ids.get(slot).and_then(|id| self.queues.get_mut(id)) {
+                queue.admitted.0 += 1;
+                queue.admitted.1 += u64::from(body);
+            }
+            false
+        });
     }
 
     fn any_may_refuse(&self, entry: &EntryBuilder) -> bool {
@@ -52,6 +87,7 @@ impl Machine {
         outcome: &mut Outcome,
     ) {
         // What each slot's queue still takes: (messages, bytes, what its consumers take at once, dead-letter).
+        let armed = self.lead == Lead::Armed;
         let mut left: Vec<Option<(u64, u64, u64, bool)>> = entry
             .slots
             .iter()
@@ -60,20 +96,28 @@ impl Machine {
                 if queue.settings.overflow == Overflow::DropHead {
                     return None;
                 }
-                let takes = if queue.ready.is_empty() {
+                let mut takes = if queue.ready.is_empty() && !armed {
                     queue.consumers.takes()
                 } else {
                     0
                 };
+                // What was admitted before waits, or will be taken by consumers first.
+                let (mut admitted, mut admitted_bytes) = queue.admitted;
+                if admitted <= takes {
+                    takes -= admitted;
+                    (admitted, admitted_bytes) = (0, 0);
+                } else {
+                    admitted -= takes;
+                    takes = 0;
+                }
+                let messages = queue.ready.messages() + admitted;
+                let bytes = queue.ready.bytes() + admitted_bytes;
+                let left = |max: Option<u64>, now: u64| {
+                    max.map_or(u64::MAX / 2, |max| max.saturating_sub(now))
+                };
                 Some((
-                    queue
-                        .settings
-                        .max_length
-                        .map_or(u64::MAX / 2, |m| m.saturating_sub(queue.ready.messages())),
-                    queue
-                        .settings
-                        .max_length_bytes
-                        .map_or(u64::MAX / 2, |m| m.saturating_sub(queue.ready.bytes())),
+                    left(queue.settings.max_length, messages),
+                    left(queue.settings.max_length_bytes, bytes),
                     takes,
                     queue.settings.overflow == Overflow::RejectPublishDlx,
                 ))
@@ -115,6 +159,7 @@ impl Machine {
                     size,
                     returns: 0,
                     redelivered: false,
+                    claimable: false,
                     level: 0,
                 };
                 queue.discard(hot, DeadReason::MaxLen, ctx);
@@ -144,6 +189,7 @@ impl Machine {
                 queue.fresh_from = first;
                 queue.run(&mut Ctx {
                     group: self.group,
+                    is_armed: self.lead == Lead::Armed,
                     now_ms,
                     store,
                     effects,
@@ -166,6 +212,7 @@ impl Machine {
         location: Location,
         store: &dyn Store,
     ) -> Result<(), EntryError> {
+        let mirrored = self.lead != Lead::Local;
         for op in reader.ops() {
             let op = op?;
             if op.op != Op::Enqueue {
@@ -189,7 +236,7 @@ impl Machine {
                 } else {
                     0
                 };
-                let journaled = persistent && queue.settings.durable;
+                let journaled = mirrored || persistent && queue.settings.durable;
                 queue.enqueue(
                     Hot {
                         seq: number,
@@ -198,6 +245,7 @@ impl Machine {
                         size,
                         returns: 0,
                         redelivered: false,
+                        claimable: false,
                         level,
                     },
                     store,

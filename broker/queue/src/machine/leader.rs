@@ -5,17 +5,31 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Effects, GetResult, Machine};
+use super::{Effects, GetResult, Lead, Machine};
 use crate::consumer::UnackedRange;
 use crate::entry::SETTLED_ACKED;
 use crate::{ConsumerSlot, ConsumerSpec, DeadReason, Limiter, QueueId, Seq, Store, Waiter};
 
 /// How a held message is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settle {
+pub enum Settle {
+    /// basic.ack.
     Ack,
+    /// basic.reject or basic.nack without requeue.
     Drop,
+    /// basic.reject or basic.nack with requeue, basic.recover.
     Requeue,
+}
+
+/// Messages with consecutive numbers that a consumer settles, named by their numbers in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeqRange {
+    /// The number that the first had among the consumer's deliveries; the others follow. It makes them quick to find, and may be wrong.
+    pub number: u64,
+    /// The first one's number in the queue.
+    pub first: Seq,
+    /// How many.
+    pub count: u32,
 }
 
 impl Machine {
@@ -108,31 +122,48 @@ impl Machine {
             for range in ranges {
                 queue.take_held(range.slot, range.first, range.count, ctx, &mut held);
             }
-            match how {
-                Settle::Ack => {
-                    for hot in &held {
-                        queue.unacked = queue.unacked.saturating_sub(1);
-                        queue.unacked_bytes =
-                            queue.unacked_bytes.saturating_sub(u64::from(hot.size));
-                        queue.counters.acked += 1;
-                        queue.settled(hot, SETTLED_ACKED, ctx);
-                    }
-                }
-                Settle::Drop => {
-                    for hot in held {
-                        queue.unacked = queue.unacked.saturating_sub(1);
-                        queue.unacked_bytes =
-                            queue.unacked_bytes.saturating_sub(u64::from(hot.size));
-                        queue.discard(hot, DeadReason::Rejected, ctx);
-                    }
-                }
-                Settle::Requeue => queue.come_back(held, ctx),
-            }
+            queue.settle(held, how, ctx);
             queue.run(ctx);
         });
     }
 
-    /// basic.get. `holder`: a passive consumer that holds the message until it is acknowledged; `None`: no_ack.
+    /// Settles messages by their numbers in the queue, wherever they are: with the consumer `slot`, or waiting. What another
+    /// consumer holds and what is gone stays as it is. Answers how many were settled.
+    #[allow(clippy::too_many_arguments, reason = "as the other calls, and where")]
+    pub fn settle_seqs(
+        &mut self,
+        id: QueueId,
+        slot: Option<ConsumerSlot>,
+        items: &[SeqRange],
+        how: Settle,
+        now_ms: u64,
+        store: &dyn Store,
+        effects: &mut Effects,
+    ) -> u64 {
+        let settled = self.with(id, now_ms, store, effects, |queue, ctx| {
+            let mut taken = Vec::new();
+            for item in items {
+                let before = taken.len();
+                if let Some(slot) = slot {
+                    queue.take_held_seqs(slot, *item, ctx, &mut taken);
+                }
+                if taken.len() - before < item.count as usize {
+                    let result = queue.take_waiting(item.first, item.count, ctx, &mut taken);
+                    if let Err(error) = result {
+                        ctx.effects.failure.get_or_insert(error);
+                    }
+                }
+            }
+            let settled = taken.len() as u64;
+            queue.settle(taken, how, ctx);
+            queue.run(ctx);
+            settled
+        });
+        settled.unwrap_or(0)
+    }
+
+    /// basic.get. `holder`: a passive consumer that holds the message until it is acknowledged; `None`: no_ack. Not before
+    /// [`Machine::go`]: nothing is there then.
     pub fn get(
         &mut self,
         id: QueueId,
@@ -141,6 +172,9 @@ impl Machine {
         store: &dyn Store,
         effects: &mut Effects,
     ) -> Option<GetResult> {
+        if self.lead == Lead::Armed {
+            return None;
+        }
         self.with(id, now_ms, store, effects, |queue, ctx| {
             if holder.is_some_and(|slot| queue.consumers.find(slot).is_none()) {
                 return None;
@@ -181,7 +215,7 @@ impl Machine {
         })?
     }
 
-    /// queue.purge: drops what waits; answers how many.
+    /// queue.purge: drops what waits; answers how many. Not before [`Machine::go`]: nothing waits then.
     pub fn purge(
         &mut self,
         id: QueueId,
@@ -189,6 +223,9 @@ impl Machine {
         store: &dyn Store,
         effects: &mut Effects,
     ) -> u64 {
+        if self.lead == Lead::Armed {
+            return 0;
+        }
         self.with(id, now_ms, store, effects, |queue, ctx| queue.purge(ctx))
             .unwrap_or(0)
     }
@@ -250,7 +287,7 @@ impl Machine {
 
     /// Does what is due by `now_ms`: expiry of messages and queues. At most `max` timers, so that others get the lock.
     pub fn tick(&mut self, now_ms: u64, max: usize, store: &dyn Store, effects: &mut Effects) {
-        for _ in 0..max {
+        for _ in 0..if self.lead == Lead::Armed { 0 } else { max } {
             match self.timers.peek() {
                 Some(Reverse((at, _))) if *at <= now_ms && effects.journal.has_slots(1) => {}
                 _ => return,

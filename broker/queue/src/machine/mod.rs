@@ -1,10 +1,14 @@
 //! The queues of one group, driven by entries and by the leader's calls.
 //!
-//! `entries`: what an entry does; `leader`: consumers, settling, timers; `recovery`: starting from a checkpoint and a log.
+//! `entries`: what an entry does; `leader`: consumers, settling, timers; `recovery`: starting from a checkpoint and a log; `lead`:
+//! leading a mirrored group.
 
 mod entries;
+mod lead;
 mod leader;
 mod recovery;
+
+pub use leader::{SeqRange, Settle};
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,8 +19,8 @@ use rustc_hash::FxHashMap;
 use crate::entry::EntryBuilder;
 use crate::queue::{Ctx, Queue};
 use crate::{
-    ConsumerSpec, ConsumerView, DeadReason, Depth, Link, Message, QueueId, QueueView, RunSet, Seq,
-    Settings, Store, StoreError, Waiter,
+    ConsumerSpec, ConsumerView, DeadReason, Depth, Link, Message, QueueId, QueueState, QueueView,
+    Seq, Settings, Store, StoreError, Waiter,
 };
 
 /// A message on its way to the dead-letter exchange.
@@ -39,6 +43,9 @@ pub struct DeadLetter {
 pub struct Effects {
     /// What the machine settled by itself: to be journaled behind what caused it.
     pub journal: EntryBuilder,
+    /// Queues of a mirrored group that are named for the first time, and their highest priority levels: to be proposed before the
+    /// entry that names them ([`crate::BatchBuilder::create`]).
+    pub created: Vec<(QueueId, u8)>,
     /// To be routed to dead-letter exchanges, outside of the group's lock.
     pub dead: Vec<DeadLetter>,
     /// Queues that became unused (auto-delete, expires): to be proposed for deletion.
@@ -55,6 +62,8 @@ pub struct Effects {
 pub struct Outcome {
     /// Numbers of Enqueue ops that a queue refused, ascending; once for each refusing queue.
     pub refused: Vec<u32>,
+    /// Queues of a mirrored group that this node does not know: messages for them are lost, if the entry is proposed.
+    pub unknown: Vec<QueueId>,
 }
 
 /// The answer to basic.get.
@@ -81,21 +90,6 @@ pub struct Removed {
     pub depth: Depth,
     /// Consumers of other queues that may go on, as [`Effects::wakes`]: places of their channels' windows came free.
     pub wakes: Vec<Waiter>,
-}
-
-/// A queue's replicated state, as a checkpoint has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// The next message's number.
-    pub next_seq: Seq,
-    /// Numbers up to here may have been delivered (exclusive).
-    pub delivered_end: Seq,
-    /// Bytes of the live messages' bodies.
-    pub bytes: u64,
-    /// Live messages by priority level.
-    pub levels: Vec<RunSet>,
-    /// Delivery counts above zero, by number.
-    pub returns: Vec<(Seq, u32)>,
 }
 
 /// A look at one queue's state.
@@ -129,11 +123,23 @@ impl QueueRef<'_> {
     }
 }
 
+/// What the group is to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lead {
+    /// Its own: nothing is mirrored.
+    Local,
+    /// Mirrored, and this node is about to lead it: consumers claim what they hold, nothing is delivered.
+    Armed,
+    /// Mirrored, and led by this node.
+    Leading,
+}
+
 /// The queues of one group.
 pub struct Machine {
     group: u32,
+    lead: Lead,
     queues: FxHashMap<QueueId, Box<Queue>>,
-    replay: FxHashMap<QueueId, Restored>,
+    replay: FxHashMap<QueueId, QueueState>,
     timers: BinaryHeap<Reverse<(u64, QueueId)>>,
     table: Vec<(QueueId, Seq)>,
 }
@@ -154,6 +160,7 @@ impl Machine {
     pub fn new(group: u32) -> Self {
         Machine {
             group,
+            lead: Lead::Local,
             queues: FxHashMap::default(),
             replay: FxHashMap::default(),
             timers: BinaryHeap::new(),
@@ -167,7 +174,9 @@ impl Machine {
             return;
         };
         let queue = vacant.insert(Box::new(Queue::new(id, settings, now_ms)));
-        if let Some(expires) = settings.expires_ms {
+        if let Some(expires) = settings.expires_ms
+            && self.lead != Lead::Armed
+        {
             queue.timer_ms = now_ms.saturating_add(expires);
             self.timers.push(Reverse((queue.timer_ms, id)));
         }
@@ -244,6 +253,7 @@ impl Machine {
         let queue = self.queues.get_mut(&id)?;
         let mut ctx = Ctx {
             group: self.group,
+            is_armed: self.lead == Lead::Armed,
             now_ms,
             store,
             effects,

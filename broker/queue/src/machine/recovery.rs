@@ -1,17 +1,41 @@
 //! Starting again: from a checkpoint and the entries behind it; and what goes into a checkpoint.
 
-use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::{Effects, Machine};
-use crate::entry::{EntryBuf, EntryError, EntryReader, Op};
+use crate::entry::{EntryBuf, EntryError, EntryReader};
 use crate::queue::Queue;
 use crate::ready::Hot;
-use crate::{Location, Message, QueueId, Restored, RunSet, Seq, Store};
+use crate::state::{self, Keeps, Target, Targets};
+use crate::{Location, QueueId, QueueState, RunSet, Seq, Store};
+
+/// The states of the queues that there are, while entries are replayed.
+struct Replaying<'a> {
+    queues: &'a FxHashMap<QueueId, Box<Queue>>,
+    states: &'a mut FxHashMap<QueueId, QueueState>,
+}
+
+impl Targets for Replaying<'_> {
+    fn target(&mut self, id: QueueId) -> Option<Target<'_>> {
+        let settings = &self.queues.get(&id)?.settings;
+        Some(Target {
+            state: self.states.entry(id).or_insert_with(QueueState::fresh),
+            max_priority: settings.max_priority,
+            keeps: if settings.durable {
+                Keeps::Persistent
+            } else {
+                Keeps::Nothing
+            },
+        })
+    }
+}
 
 impl Machine {
     /// Starts from a checkpoint. Queues that the metadata no longer has are left out by the caller.
-    pub fn restore(&mut self, id: QueueId, state: Restored) {
+    pub fn restore(&mut self, id: QueueId, state: QueueState) {
         self.replay.insert(id, state);
     }
 
@@ -21,97 +45,11 @@ impl Machine {
     /// The entry is malformed.
     pub fn replay(&mut self, entry: &Arc<EntryBuf>, location: Location) -> Result<(), EntryError> {
         let reader = EntryReader::new(entry)?;
-        let mut table: Vec<(QueueId, Seq)> = reader.queues().collect();
-        for op in reader.ops() {
-            let op = op?;
-            match op.op {
-                Op::Enqueue => {
-                    let message = reader.message(&op);
-                    for slot in op.slots() {
-                        let Some((id, seq)) = table.get_mut(usize::from(slot)) else {
-                            continue;
-                        };
-                        let number = *seq;
-                        *seq = seq.saturating_add(1);
-                        self.replay_enqueue(*id, number, &message, location);
-                    }
-                }
-                Op::Settle(slot, _) => {
-                    let Some((id, _)) = table.get(usize::from(slot)) else {
-                        continue;
-                    };
-                    let Some(state) = self.replay.get_mut(id) else {
-                        continue;
-                    };
-                    for range in op.ranges() {
-                        let n: u64 = state
-                            .levels
-                            .iter_mut()
-                            .map(|l| l.remove(range.first, range.count))
-                            .sum();
-                        if n > 0 {
-                            state.bytes = state.bytes.saturating_sub(u64::from(range.bytes));
-                        }
-                        state.delivered_end = state
-                            .delivered_end
-                            .max(range.first.saturating_add(u64::from(range.count)));
-                    }
-                }
-                Op::Return(slot) => {
-                    let Some((id, _)) = table.get(usize::from(slot)) else {
-                        continue;
-                    };
-                    let Some(state) = self.replay.get_mut(id) else {
-                        continue;
-                    };
-                    state
-                        .returns
-                        .extend(op.seqs().map(|r| (r.seq, r.delivery_count)));
-                }
-                Op::Relocated => {
-                    for (slot, seq) in op.places() {
-                        let Some((id, _)) = table.get(usize::from(slot)) else {
-                            continue;
-                        };
-                        let Some(state) = self.replay.get_mut(id) else {
-                            continue;
-                        };
-                        for level in &mut state.levels {
-                            if level.remove(seq, 1) > 0 {
-                                level.insert(seq, location);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn replay_enqueue(&mut self, id: QueueId, seq: Seq, message: &Message, location: Location) {
-        let Some(queue) = self.queues.get(&id) else {
-            return;
+        let mut queues = Replaying {
+            queues: &self.queues,
+            states: &mut self.replay,
         };
-        let state = self.replay.entry(id).or_insert_with(|| Restored {
-            next_seq: 1,
-            ..Restored::default()
-        });
-        // A message that the checkpoint covers already is not added again.
-        let Some(next) = seq.checked_add(1).filter(|_| seq >= state.next_seq) else {
-            return;
-        };
-        state.next_seq = next;
-        if !message.is_persistent() || !queue.settings.durable {
-            return;
-        }
-        let level = usize::from(message.priority().min(queue.settings.max_priority));
-        if level >= state.levels.len() {
-            state.levels.resize_with(level + 1, RunSet::default);
-        }
-        if let Some(level) = state.levels.get_mut(level) {
-            level.insert(seq, location);
-            state.bytes += u64::from(message.body_len());
-        }
+        state::apply(&reader, location, Location::START, &mut queues)
     }
 
     /// Ends the replay: what was restored waits for delivery. `clean`: the last run ended by a clean stop, so that
@@ -127,25 +65,18 @@ impl Machine {
             let Some(queue) = self.queues.get_mut(&id) else {
                 continue;
             };
-            queue.next_seq = queue.next_seq.max(state.next_seq);
-            queue.delivered_end = if clean {
+            let delivered_end = if clean {
                 state.delivered_end
             } else {
                 state.next_seq
             };
-            queue.redelivered_below = queue.delivered_end;
-            queue.journaled_bytes = state.bytes;
-            queue.has_expiration = true;
-            queue.returns = state.returns.into_iter().collect();
-            queue
-                .returns
-                .retain(|seq, n| *n > 0 && state.levels.iter().any(|l| l.contains(*seq)));
-            queue.returns.shrink_to_fit();
-            for (level, runs) in state.levels.into_iter().enumerate() {
-                queue.ready.restore(level, runs);
-            }
-            queue.ready.set_bytes(state.bytes);
+            queue.adopt(state, delivered_end);
         }
+        self.run_all(now_ms, store, effects);
+    }
+
+    /// Does what is due in every queue; in those that `effects` has no place for, by a timer.
+    pub(super) fn run_all(&mut self, now_ms: u64, store: &dyn Store, effects: &mut Effects) {
         let ids: Vec<QueueId> = self.queues.keys().copied().collect();
         for id in ids {
             self.with(id, now_ms, store, effects, |queue, ctx| {
@@ -160,7 +91,7 @@ impl Machine {
     }
 
     /// The replicated state of every durable queue, for a checkpoint.
-    pub fn snapshot(&self) -> Vec<(QueueId, Restored)> {
+    pub fn snapshot(&self) -> Vec<(QueueId, QueueState)> {
         let mut all: Vec<_> = self
             .queues
             .values()
@@ -179,11 +110,11 @@ impl Machine {
     }
 }
 
-fn snapshot_queue(q: &Queue) -> Restored {
+fn snapshot_queue(q: &Queue) -> QueueState {
     let journaled = |h: &Hot| h.location.is_some() && h.location.is_journaled();
     let mut levels: Vec<Vec<(Seq, Location)>> =
         vec![Vec::new(); usize::from(q.settings.max_priority) + 1];
-    let mut returns: Vec<(Seq, u32)> = q.returns.iter().map(|(s, n)| (*s, *n)).collect();
+    let mut returns: BTreeMap<Seq, u32> = q.returns.iter().map(|(s, n)| (*s, *n)).collect();
     let held = q.consumers.iter().flat_map(|(_, c)| c.held());
     let waiting = q.ready.parts().flat_map(|(_, hot, _)| hot);
     for hot in held
@@ -195,7 +126,9 @@ fn snapshot_queue(q: &Queue) -> Restored {
             level.push((hot.seq, hot.location));
         }
         if hot.returns > 0 {
-            returns.push((hot.seq, hot.returns));
+            // The highest count of each number.
+            let count = returns.entry(hot.seq).or_default();
+            *count = hot.returns.max(*count);
         }
     }
     let mut tails = q.ready.parts().map(|(_, _, tail)| tail);
@@ -220,10 +153,7 @@ fn snapshot_queue(q: &Queue) -> Restored {
             set
         })
         .collect();
-    // The highest count of each number.
-    returns.sort_unstable_by_key(|(seq, count)| (*seq, Reverse(*count)));
-    returns.dedup_by_key(|(seq, _)| *seq);
-    Restored {
+    QueueState {
         next_seq: q.next_seq,
         delivered_end: q.delivered_end,
         bytes: q.journaled_bytes,

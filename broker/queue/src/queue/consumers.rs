@@ -3,7 +3,7 @@
 use super::{Ctx, Queue};
 use crate::consumer::{Consumers, State};
 use crate::ready::Hot;
-use crate::{ConsumerSlot, ConsumerSpec, DeadReason};
+use crate::{ConsumerSlot, ConsumerSpec, DeadReason, Seq, SeqRange, StoreError};
 
 impl Queue {
     /// Attaches a consumer. `Err`: an exclusive consumer is in the way.
@@ -58,11 +58,16 @@ impl Queue {
                 }
             }
             self.last_used_ms = ctx.now_ms;
-            if self.consumers.attached == 0 && self.settings.auto_delete && self.had_consumer {
+            if !ctx.is_armed && self.is_left() {
                 ctx.effects.unused.push(self.id);
             }
         }
         true
+    }
+
+    /// Its last consumer went, and it goes with it (`auto_delete`).
+    pub fn is_left(&self) -> bool {
+        self.consumers.attached == 0 && self.settings.auto_delete && self.had_consumer
     }
 
     /// The channel is gone: everything that the consumer holds returns to its place.
@@ -125,10 +130,30 @@ impl Queue {
         };
         let before = out.len();
         consumer.take(first, count, out);
-        let taken = (out.len() - before) as u32;
-        if taken == 0 {
+        self.gave_up(slot, (out.len() - before) as u32, ctx);
+    }
+
+    /// As [`Queue::take_held`], by the messages' numbers in the queue.
+    pub fn take_held_seqs(
+        &mut self,
+        slot: ConsumerSlot,
+        item: SeqRange,
+        ctx: &mut Ctx<'_>,
+        out: &mut Vec<Hot>,
+    ) {
+        let Some(consumer) = self.consumers.find(slot) else {
             return;
-        }
+        };
+        let before = out.len();
+        consumer.take_seqs(item.number, item.first, item.count, out);
+        self.gave_up(slot, (out.len() - before) as u32, ctx);
+    }
+
+    /// A consumer does not hold `taken` of its messages any more: its window moves.
+    fn gave_up(&mut self, slot: ConsumerSlot, taken: u32, ctx: &mut Ctx<'_>) {
+        let Some(consumer) = self.consumers.find(slot).filter(|_| taken > 0) else {
+            return;
+        };
         if let Some(limiter) = &consumer.spec.limiter {
             limiter.release(taken);
             ctx.effects.wakes.extend(limiter.take_waiters());
@@ -141,6 +166,70 @@ impl Queue {
         {
             self.consumers.remove(slot.index);
         }
+    }
+
+    /// Takes what waits, whoever had it before.
+    pub fn take_waiting(
+        &mut self,
+        first: Seq,
+        count: u32,
+        ctx: &mut Ctx<'_>,
+        out: &mut Vec<Hot>,
+    ) -> Result<(), StoreError> {
+        let end = first.saturating_add(u64::from(count));
+        let before = out.len();
+        let (ready, refill, _) = self.refill(ctx.store);
+        let result = ready.take(&refill, first, end, &|_| true, out);
+        for hot in out.iter().skip(before) {
+            // Settled like those that somebody holds.
+            self.unacked += 1;
+            self.unacked_bytes += u64::from(hot.size);
+        }
+        result
+    }
+
+    /// Gives a consumer what it held before this leader began: what waits and was not delivered since. Answers its new numbers.
+    pub fn claim(
+        &mut self,
+        slot: ConsumerSlot,
+        held: &[Seq],
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Vec<Option<u64>>, StoreError> {
+        let mut numbers = Vec::with_capacity(held.len());
+        let mut got = Vec::new();
+        for stretch in held.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            let Some(&first) = stretch.first() else {
+                continue;
+            };
+            let end = first.saturating_add(stretch.len() as u64);
+            let end = end.min(self.redelivered_below);
+            got.clear();
+            if self.consumers.find(slot).is_some() {
+                let (ready, refill, _) = self.refill(ctx.store);
+                ready.take(&refill, first, end, &|hot| hot.claimable, &mut got)?;
+            }
+            got.sort_unstable_by_key(|hot| hot.seq);
+            let mut got = got.drain(..).peekable();
+            for seq in stretch {
+                let hot = got.next_if(|hot| hot.seq == *seq);
+                numbers.push(hot.and_then(|hot| self.hold_again(slot, hot)));
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn hold_again(&mut self, slot: ConsumerSlot, mut hot: Hot) -> Option<u64> {
+        let consumer = self.consumers.find(slot)?;
+        if let Some(limiter) = &consumer.spec.limiter {
+            limiter.occupy(1);
+        }
+        self.unacked += 1;
+        self.unacked_bytes += u64::from(hot.size);
+        (hot.redelivered, hot.claimable) = (false, false);
+        if hot.location.is_some() {
+            hot.message = None;
+        }
+        Some(consumer.hold(hot))
     }
 
     /// A consumer that waited may go on.

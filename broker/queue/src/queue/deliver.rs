@@ -134,6 +134,7 @@ impl Queue {
     fn hand_over(&mut self, index: u32, mut hot: Hot, ctx: &mut Ctx<'_>) {
         let counts = self.settings.count_deliveries;
         self.delivered_end = self.delivered_end.max(hot.seq.saturating_add(1));
+        hot.claimable = false;
         if hot.redelivered {
             self.counters.redelivered += 1;
         }

@@ -11,7 +11,8 @@ use rustc_hash::FxHashMap;
 use self::deliver::Stage;
 use self::expiry::Ttls;
 use crate::consumer::Consumers;
-use crate::machine::{DeadLetter, Effects};
+use crate::entry::SETTLED_ACKED;
+use crate::machine::{DeadLetter, Effects, Settle};
 use crate::ready::{Hot, Ready, Refill};
 use crate::{DeadReason, Delivery, Location, QueueId, Seq, Settings, Store, StoreError};
 
@@ -77,6 +78,10 @@ pub(crate) struct Queue {
     pub id: QueueId,
     pub settings: Settings,
     pub next_seq: Seq,
+    /// Messages that were admitted and not applied yet, and bytes of their bodies; only of a mirrored queue.
+    pub admitted: (u64, u64),
+    /// Its replica has it: nothing is admitted before.
+    pub announced: bool,
     pub ready: Ready,
     pub consumers: Consumers,
     pub unacked: u64,
@@ -112,6 +117,8 @@ pub(crate) struct Queue {
 /// What a queue's methods need from outside.
 pub(crate) struct Ctx<'a> {
     pub group: u32,
+    /// The leader has not begun yet: nothing is delivered, expires or is dropped.
+    pub is_armed: bool,
     pub now_ms: u64,
     pub store: &'a dyn Store,
     pub effects: &'a mut Effects,
@@ -125,6 +132,8 @@ impl Queue {
             settings,
             ttls: Ttls::new(settings.message_ttl_ms),
             next_seq: 1,
+            admitted: (0, 0),
+            announced: false,
             consumers: Consumers::default(),
             unacked: 0,
             unacked_bytes: 0,
@@ -194,6 +203,9 @@ impl Queue {
 
     /// Does all that is due: delivers, expires, drops, sets the timer.
     pub fn run(&mut self, ctx: &mut Ctx<'_>) {
+        if ctx.is_armed {
+            return;
+        }
         if let Err(error) = self.try_run(ctx) {
             ctx.effects.failure.get_or_insert(error);
         }
@@ -269,6 +281,23 @@ impl Queue {
         }
     }
 
+    /// What was taken from consumers, or from what waits, is done with or comes back.
+    pub fn settle(&mut self, taken: Vec<Hot>, how: Settle, ctx: &mut Ctx<'_>) {
+        if how == Settle::Requeue {
+            return self.come_back(taken, ctx);
+        }
+        for hot in taken {
+            self.unacked = self.unacked.saturating_sub(1);
+            self.unacked_bytes = self.unacked_bytes.saturating_sub(u64::from(hot.size));
+            if how == Settle::Ack {
+                self.counters.acked += 1;
+                self.settled(&hot, SETTLED_ACKED, ctx);
+            } else {
+                self.discard(hot, DeadReason::Rejected, ctx);
+            }
+        }
+    }
+
     /// Takes the first waiting message for basic.get.
     pub fn get(&mut self, ctx: &mut Ctx<'_>) -> Result<Option<Hot>, StoreError> {
         self.last_used_ms = ctx.now_ms;
@@ -280,9 +309,10 @@ impl Queue {
             self.counters.got_empty += 1;
             return Ok(None);
         }
-        let Some(hot) = self.ready.pop() else {
+        let Some(mut hot) = self.ready.pop() else {
             return Ok(None);
         };
+        hot.claimable = false;
         self.delivered_end = self.delivered_end.max(hot.seq.saturating_add(1));
         if hot.redelivered {
             self.counters.redelivered += 1;

@@ -3,16 +3,17 @@
 #![allow(dead_code)]
 
 pub mod model;
+pub mod rng;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use leveret_queue::entry::{EntryReader, MemoryGauge, Op};
+use leveret_queue::entry::{EntryReader, MemoryGauge, Op, batch};
 use leveret_queue::{
     ConsumerSpec, Delivery, Effects, EntryBuf, EntryBuilder, Limiter, Link, Location, Machine,
-    Message, NewMessage, Outcome, QueueId, Restored, Seq, Settings, Store, StoreError, Stored,
+    Message, NewMessage, Outcome, QueueId, QueueState, Seq, Settings, Store, StoreError, Stored,
     Waiter, checkpoint,
 };
 
@@ -64,6 +65,11 @@ impl FakeStore {
         (Location(at), copy)
     }
 
+    /// Where the next record goes, or a little behind.
+    pub fn end(&self) -> Location {
+        Location(lock(&self.disk).next)
+    }
+
     pub fn current_segment(&self) -> u32 {
         (lock(&self.disk).next >> 32) as u32
     }
@@ -100,7 +106,7 @@ pub fn messages_of(entry: &Arc<EntryBuf>, queue: QueueId) -> Vec<(Seq, Message)>
             if *id == queue {
                 found.push((*seq, reader.message(&op)));
             }
-            *seq += 1;
+            *seq = seq.saturating_add(1);
         }
         for (slot, seq) in op.places() {
             if table[usize::from(slot)].0 == queue {
@@ -145,8 +151,10 @@ impl Store for FakeStore {
             for (at, entry) in disk.records.range(range) {
                 self.walked.fetch_add(1, Ordering::Relaxed);
                 let mut more = true;
-                for (seq, message) in messages_of(entry, queue) {
-                    more = take(&mut next, seq, message, *at);
+                for entry in batch::entries(&entry.to_bytes()).expect("a good record") {
+                    for (seq, message) in messages_of(&entry, queue) {
+                        more = take(&mut next, seq, message, *at);
+                    }
                 }
                 if !more {
                     break;
@@ -551,7 +559,8 @@ impl Node {
         let mut from = 0;
         if let Some((covered, bytes)) = self.checkpoint.as_ref().filter(|_| use_checkpoint) {
             from = *covered;
-            let states: Vec<(QueueId, Restored)> = checkpoint::decode(bytes).expect("encoded here");
+            let states: Vec<(QueueId, QueueState)> =
+                checkpoint::decode(bytes).expect("encoded here");
             for (id, state) in states {
                 if self.queues.contains_key(&id) {
                     machine.restore(id, state);

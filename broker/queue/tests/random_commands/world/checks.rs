@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
-use leveret_queue::{Link, QueueId, Restored, Seq};
+use leveret_queue::{Link, QueueId, QueueState, Seq};
 
 use super::World;
 use crate::common::model::{Key, Place, Taker};
 use crate::common::{Live, naive_live};
 
 /// Each run's messages are where a walk along it passes.
-fn runs_lead_to(live: &Live, id: QueueId, state: &Restored) -> Result<(), String> {
+fn runs_lead_to(live: &Live, id: QueueId, state: &QueueState) -> Result<(), String> {
     for run in state.levels.iter().flat_map(|l| l.runs()) {
         let mut last = run.location;
         for seq in run.first..run.end() {
@@ -105,7 +105,7 @@ impl World {
             if !kept.iter().eq(wanted.keys()) {
                 return Err(format!("queue {id}: a checkpoint keeps {kept:?}"));
             }
-            let returns: Vec<(Seq, u32)> = wanted
+            let returns: BTreeMap<Seq, u32> = wanted
                 .iter()
                 .filter(|(_, (_, n))| *n > 0)
                 .map(|(seq, (_, n))| (*seq, *n))
