@@ -41,7 +41,12 @@ pub fn run(config: Config) -> Result<ExitCode, String> {
     let started = std::time::Instant::now();
     let (node, report) = Node::start(config, memory_bytes).map_err(|e| e.to_string())?;
     // Behind the end of a journal that was closed lies at most the past of a recycled segment.
-    if let Some(cut) = report.recovery.cut.as_ref().filter(|_| !report.recovery.clean) {
+    if let Some(cut) = report
+        .recovery
+        .cut
+        .as_ref()
+        .filter(|_| !report.recovery.clean)
+    {
         tracing::warn!(
             file = %cut.path.display(),
             offset = cut.location.offset(),
