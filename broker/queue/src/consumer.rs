@@ -162,14 +162,14 @@ impl Consumer {
     pub fn take_seqs(&mut self, hint: u64, first: Seq, count: u32, out: &mut Vec<Hot>) {
         let (before, end) = (out.len(), first.saturating_add(u64::from(count)));
         let mut next = first;
-        for number in hint.. {
-            let at = number.checked_sub(self.base).filter(|_| next < end);
-            let place = at.and_then(|at| self.unacked.get_mut(at as usize));
-            let Some(hot) = place.and_then(|place| place.take_if(|hot| hot.seq == next)) else {
-                break;
-            };
+        let mut number = Some(hint);
+        while let Some(hot) = number
+            .filter(|_| next < end)
+            .and_then(|number| self.take_if(number, next))
+        {
             out.push(hot);
             next += 1;
+            number = number.and_then(|number| number.checked_add(1));
         }
         if next < end && self.unacked_len as usize > out.len() - before {
             let wanted = |hot: &Hot| (next..end).contains(&hot.seq);
@@ -180,6 +180,20 @@ impl Consumer {
             out.extend(places.filter_map(|place| place.take_if(|hot| wanted(hot))));
         }
         self.taken(out.len() - before);
+    }
+
+    /// Takes a held message if the delivery of that number is it.
+    fn take_if(&mut self, number: u64, seq: Seq) -> Option<Hot> {
+        match number.checked_sub(self.base) {
+            Some(at) => {
+                let place = self.unacked.get_mut(usize::try_from(at).ok()?)?;
+                place.take_if(|hot| hot.seq == seq)
+            }
+            None => {
+                self.stragglers.get(&number).filter(|h| h.seq == seq)?;
+                self.stragglers.remove(&number)
+            }
+        }
     }
 
     /// `count` messages were taken out.

@@ -1,6 +1,9 @@
 //! Nodes with their sessions and mirrors, the leader, and what may happen to them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod checks;
+mod session;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use leveret_queue::{
@@ -8,6 +11,7 @@ use leveret_queue::{
     NewMessage, Part, QueueId, Seq, SeqRange, SessionId, Settings, Settle,
 };
 
+use self::session::{Consumer, Sent, Session};
 use crate::common::rng::Rng;
 use crate::common::{FakeLink, body_of, message, spec};
 use crate::mirror::Mirror;
@@ -28,88 +32,6 @@ fn settings() -> BTreeMap<QueueId, Settings> {
         ..plain
     };
     [(10, plain), (11, levels), (12, counted)].into()
-}
-
-struct Consumer {
-    queue: QueueId,
-    no_ack: bool,
-    prefetch: u32,
-    /// Numbers in the queue, and among its deliveries by the leader that it is attached to.
-    held: Vec<(Seq, u64)>,
-}
-
-/// What a session sent and has not heard to be committed.
-struct Sent {
-    number: u64,
-    entry: Option<Vec<u8>>,
-    messages: Vec<(QueueId, u64)>,
-    settles: Vec<(Key, QueueId, SeqRange, Settle)>,
-}
-
-struct Session {
-    id: SessionId,
-    next_number: u64,
-    sent: VecDeque<Sent>,
-    consumers: BTreeMap<Key, Consumer>,
-    /// It has told the present leader what it holds.
-    attached: bool,
-}
-
-impl Session {
-    fn new(node: usize, incarnation: u64) -> Self {
-        Session {
-            id: SessionId {
-                node: node as u64 + 1,
-                incarnation,
-            },
-            next_number: 1,
-            sent: VecDeque::new(),
-            consumers: BTreeMap::new(),
-            attached: false,
-        }
-    }
-
-    /// Whether one of its consumers holds a message, or settled it for good without having heard that this is committed.
-    fn has(&self, (queue, seq): (QueueId, Seq)) -> bool {
-        let settled = |(_, q, r, how): &(Key, QueueId, SeqRange, Settle)| {
-            let range = r.first..r.first + u64::from(r.count);
-            *q == queue && *how != Settle::Requeue && range.contains(&seq)
-        };
-        let mut mine = self.consumers.values().filter(|c| c.queue == queue);
-        mine.any(|c| c.held.iter().any(|held| held.0 == seq))
-            || self
-                .sent
-                .iter()
-                .any(|sent| sent.settles.iter().any(settled))
-    }
-
-    /// What a consumer gave back and then got again from the last leader is its own: giving it back is not said again.
-    fn drop_old_requeues(&mut self) {
-        for sent in &mut self.sent {
-            let mut kept = Vec::new();
-            for (key, queue, range, how) in sent.settles.drain(..) {
-                let consumer = self.consumers.get(&key);
-                let again = |seq| consumer.is_some_and(|c| c.held.iter().any(|(s, _)| *s == seq));
-                for at in 0..range.count {
-                    let one = SeqRange {
-                        number: range.number + u64::from(at),
-                        first: range.first + u64::from(at),
-                        count: 1,
-                    };
-                    if how != Settle::Requeue || !again(one.first) {
-                        kept.push((key, queue, one, how));
-                    }
-                }
-            }
-            sent.settles = kept;
-        }
-    }
-
-    fn committed(&mut self, number: u64, oracle: &mut Oracle) {
-        let done = self.sent.partition_point(|sent| sent.number <= number);
-        let done = self.sent.drain(..done);
-        oracle.confirmed.extend(done.flat_map(|sent| sent.messages));
-    }
 }
 
 struct Leader {
@@ -595,143 +517,6 @@ impl World {
             machine.run(consumer.queue, 0, store, effects);
         }
         self.deliver(true)
-    }
-
-    // ------------------------------------------------------------------ checks
-
-    fn check(&mut self) -> Result<(), String> {
-        self.leader.machine.check()?;
-        self.oracle.check_confirmed()?;
-        // What is attached and what the machine holds is the same.
-        for (id, _) in settings() {
-            let depth = self.leader.machine.queue(id).ok_or("gone")?.depth();
-            let live = self.mirrors[self.leader.node].replica.queue(id);
-            let live = live.map_or(0, |q| q.messages());
-            // The replica still has what is settled and not committed.
-            if depth.ready + depth.unacked > live {
-                return Err(format!("queue {id}: {depth:?}, {live} live"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Everybody heals; then everything is committed, and what was not settled is still there.
-    fn finish(mut self) -> Result<(), String> {
-        self.elect(None)?;
-        for node in 0..NODES {
-            self.attach(node)?;
-        }
-        for _ in 0..3 {
-            self.propose(true, None)?;
-            for node in 0..NODES {
-                self.replicate(node, usize::MAX)?;
-            }
-            self.commit()?;
-        }
-        for node in 0..NODES {
-            while self.mirrors[node].applied < self.committed {
-                self.follow(node)?;
-            }
-            if self.mirrors[node].live() != self.oracle.live() {
-                return Err(format!("mirror {node} does not hold what is committed"));
-            }
-        }
-        if let Some(session) = self.sessions.iter().find(|s| !s.sent.is_empty()) {
-            return Err(format!("{:?} waits for its confirms", session.id));
-        }
-        let known: BTreeSet<SessionId> = self.mirrors[0].replica.sessions().map(|s| s.0).collect();
-        if let Some(gone) = known
-            .iter()
-            .find(|id| !self.sessions.iter().any(|s| s.id == **id))
-        {
-            return Err(format!("{gone:?} is not forgotten"));
-        }
-        self.oracle.check_confirmed()?;
-        // Held ones come back in their places.
-        for session in &mut self.sessions {
-            for (key, consumer) in std::mem::take(&mut session.consumers) {
-                let leader = &mut self.leader;
-                let store = &self.mirrors[leader.node].store;
-                let held: BTreeSet<Seq> = consumer.held.iter().map(|(seq, _)| *seq).collect();
-                if held.len() != consumer.held.len() {
-                    return Err(format!("{:?} held twice", consumer.held));
-                }
-                // No deliveries from here on.
-                leader
-                    .link
-                    .capacity
-                    .store(0, std::sync::atomic::Ordering::SeqCst);
-                if let Some(slot) = leader.slots.remove(&key) {
-                    let (machine, effects) = (&mut leader.machine, &mut leader.effects);
-                    machine.release(consumer.queue, slot, 0, store, effects);
-                }
-            }
-        }
-        self.leader.link.take();
-        // What came back is counted on all mirrors.
-        self.propose(true, None)?;
-        for node in 0..NODES {
-            self.replicate(node, usize::MAX)?;
-        }
-        self.commit()?;
-        for node in 0..NODES {
-            while self.mirrors[node].applied < self.committed {
-                self.follow(node)?;
-            }
-        }
-        // A machine that is made now from any mirror finds what the leader's has, which did everything.
-        let node = self.leader.node;
-        let expected = self.drain(node, None)?;
-        for node in 0..NODES {
-            let mirror = &self.mirrors[node];
-            let replica = &mirror.replica;
-            let mut machine = Machine::lead(GROUP, replica, settings(), mirror.store.end(), 0);
-            machine.go(0, &mirror.store, &mut Effects::default());
-            let found = self.drain(node, Some(machine))?;
-            if found != expected {
-                return Err(format!(
-                    "mirror {node} leads with {found:?}, not {expected:?}"
-                ));
-            }
-        }
-        let mut left: Vec<(QueueId, Seq)> =
-            expected.iter().map(|(id, seq, _)| (*id, *seq)).collect();
-        left.sort_unstable();
-        if left != self.oracle.live() {
-            return Err(format!("{left:?} left, expected {:?}", self.oracle.live()));
-        }
-        self.leader.machine.check()
-    }
-
-    /// Fetches everything from a machine, or from the leader's: queue, number, delivery count.
-    fn drain(
-        &mut self,
-        node: usize,
-        other: Option<Machine>,
-    ) -> Result<Vec<(QueueId, Seq, u32)>, String> {
-        let mut other = other;
-        let machine = other.as_mut().unwrap_or(&mut self.leader.machine);
-        let store = &self.mirrors[node].store;
-        let mut effects = Effects::default();
-        let mut all = Vec::new();
-        for (id, _) in settings() {
-            let mut order = Vec::new();
-            while let Some(got) = machine.get(id, None, 0, store, &mut effects) {
-                let known = self.oracle.messages.get(&(id, got.seq)).copied();
-                if known.map(|k| k.0) != Some(crate::common::id_of(&got.message)) {
-                    return Err(format!("{got:?} should be {known:?}"));
-                }
-                order.push((std::cmp::Reverse(known.map_or(0, |k| k.1)), got.seq));
-                all.push((id, got.seq, got.delivery_count.unwrap_or(0)));
-            }
-            if !order.is_sorted() {
-                return Err(format!("queue {id}: {order:?}"));
-            }
-        }
-        match effects.failure {
-            Some(failure) => Err(format!("{failure:?}")),
-            None => Ok(all),
-        }
     }
 }
 
