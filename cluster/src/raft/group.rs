@@ -257,6 +257,16 @@ struct Backlog {
     waker: Option<Waker>,
 }
 
+/// When a member stands for election after a leader's death; see [`RaftGroup::leader_is_gone`].
+struct Turn {
+    /// The dead leader's.
+    term: Term,
+    place: u32,
+    /// Not before this much was waited; never, if it may not.
+    at: Option<Duration>,
+    seen: Vote,
+}
+
 /// A Raft group of this node.
 pub struct RaftGroup<R: AsyncRuntime, M: Machine> {
     config: GroupConfig,
@@ -267,6 +277,8 @@ pub struct RaftGroup<R: AsyncRuntime, M: Machine> {
     flight: Arc<InFlight>,
     backlog: Arc<Mutex<Backlog>>,
     role: <R::Watch as Watch>::Receiver<Role>,
+    /// Counts the pre-votes that were refused because this member has more of the log.
+    ahead: Arc<Mutex<<R::Watch as Watch>::Sender<u64>>>,
     /// One change of members at a time.
     changing: R::Mutex<()>,
 }
@@ -351,6 +363,7 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
             flight: Arc::default(),
             backlog,
             role,
+            ahead: Arc::new(Mutex::new(R::Watch::channel(0).0)),
             changing: openraft::rt::Mutex::new(()),
         }))
     }
@@ -484,61 +497,86 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
         hash ^ hash >> 31
     }
 
-    /// The process of `node` is gone, and `alive` are the nodes that are known to live, with this one. If that node led, its lease ends here, and
-    /// the living voters stand for election one after the other until one leads. Returns when this member has nothing
-    /// more to do for it. A wrong report costs an election, nothing else: a vote needs a majority and an up-to-date log.
+    /// The process of `node` is gone, and `alive` are the nodes that are known to live, with this one. If that node led, its lease
+    /// ends here, and the living voters stand for election one after the other until one leads. To be called on all who live. Returns when
+    /// this member has nothing more to do for it, at the latest after [`Timing::election_max_ms`]: then the timers decide. Drop it if the node is
+    /// heard again.
+    ///
+    /// A wrong report costs an election at worst: a vote needs a majority and an up-to-date log.
     ///
     /// # Errors
     /// The group has stopped.
     pub async fn leader_is_gone(&self, node: u64, alive: &BTreeSet<u64>) -> Result<(), GroupError> {
-        let vote = self.raft.server_metrics().borrow_watched().vote;
-        let leader = vote.leader_id;
-        if !vote.committed || node_of(leader.voted_for) != node {
-            return Ok(());
+        let step = Duration::from_millis(self.config.timing.candidate_step_ms);
+        let tick = step / 5;
+        let limit = Duration::from_millis(self.config.timing.election_max_ms);
+        // Who has more of the log than one that stands before it need not wait for its turn.
+        let mut ahead = self.ahead.lock().subscribe();
+        let mut waited = Duration::ZERO;
+        let mut turn: Option<Turn> = None;
+        while waited < limit {
+            let (vote, leads) = {
+                let metrics = self.raft.server_metrics();
+                let metrics = metrics.borrow_watched();
+                (metrics.vote, metrics.current_leader)
+            };
+            let leader = vote.leader_id;
+            let (led, term) = (
+                vote.committed && node_of(leader.voted_for) == node,
+                leader.term,
+            );
+            if led {
+                // Also when it was seen before: what the dead node had sent may arrive late, and begin the lease again. As if it had handed
+                // itself over to somebody else, which ends the lease here and no more.
+                let request = TransferLeaderRequest::new(vote, leader.voted_for, None);
+                let handed = self.raft.handle_transfer_leader(request).await;
+                let _ended = handed.map_err(stopped)?;
+                if turn.as_ref().is_none_or(|turn| turn.term < term) {
+                    let place = self.place(node, term, alive);
+                    let at = place.map(|place| waited + step * place);
+                    turn = Some(Turn {
+                        term,
+                        place: place.unwrap_or(0),
+                        at,
+                        seen: vote,
+                    });
+                }
+            }
+            if let Some(turn) = &mut turn {
+                if leads.is_some_and(|id| node_of(id) != node) && term > turn.term {
+                    return Ok(());
+                }
+                if vote != turn.seen {
+                    // An election is under way, here or elsewhere: it is not to be disturbed.
+                    turn.seen = vote;
+                    turn.at = turn.at.map(|_| waited + step * (turn.place + 1));
+                } else if turn.at.is_some_and(|at| at <= waited) {
+                    // A pre-vote changes no term: it is refused by who has not noticed yet, or has more of the log, and asked again.
+                    self.raft.trigger().elect(true).await.map_err(stopped)?;
+                    turn.at = Some(waited + tick * (turn.place + 1));
+                }
+            }
+            let woken = R::select2(ahead.changed(), R::sleep(tick)).await;
+            match (woken, &mut turn) {
+                (openraft::rt::Select2::First(Ok(())), Some(turn)) => {
+                    turn.at = turn.at.map(|at| at.min(waited));
+                }
+                _ => waited += tick,
+            }
         }
+        Ok(())
+    }
+
+    /// After how many others this member stands for election, if it may.
+    fn place(&self, dead: u64, term: Term, alive: &BTreeSet<u64>) -> Option<u32> {
         let mut candidates: Vec<MemberId> = self
             .membership()
             .voter_ids()
-            .filter(|id| node_of(*id) != node && alive.contains(&node_of(*id)))
+            .filter(|id| node_of(*id) != dead && alive.contains(&node_of(*id)))
             .collect();
-        candidates.sort_unstable_by_key(|id| (self.rank(*id, leader.term), *id));
-        let Some(first) = candidates.first() else {
-            return Ok(());
-        };
-        self.hand_over(vote, *first).await?;
-        let own = candidates.iter().position(|id| *id == self.config.member);
-        let Some(place) = own.filter(|place| *place > 0) else {
-            return Ok(());
-        };
-        R::sleep(Duration::from_millis(
-            self.config.timing.candidate_step_ms * place as u64,
-        ))
-        .await;
-        let (now, leads) = {
-            let metrics = self.raft.server_metrics();
-            let metrics = metrics.borrow_watched();
-            let leads = metrics.current_leader.is_some_and(|id| node_of(id) != node);
-            (metrics.vote, leads)
-        };
-        if leads {
-            return Ok(());
-        }
-        if now == vote {
-            return self.hand_over(vote, self.config.member).await;
-        }
-        self.raft.trigger().elect(true).await.map_err(stopped)
-    }
-
-    /// What the leader of `vote` would say to hand itself over to `to`.
-    async fn hand_over(&self, vote: Vote, to: MemberId) -> Result<(), GroupError> {
-        let request = TransferLeaderRequest::new(vote, to, None);
-        // Refused: the vote has changed, so somebody stands for election already.
-        let _refused = self
-            .raft
-            .handle_transfer_leader(request)
-            .await
-            .map_err(stopped)?;
-        Ok(())
+        candidates.sort_unstable_by_key(|id| (self.rank(*id, term), *id));
+        let place = candidates.iter().position(|id| *id == self.config.member)?;
+        u32::try_from(place).ok()
     }
 
     /// Hands the leadership to another voter; returns when the request is on its way.
@@ -815,8 +853,18 @@ impl<R: AsyncRuntime, M: Machine> Inbound<R> for RaftGroup<R, M> {
         &self,
         request: VoteRequest<Types<R>>,
     ) -> Asked<VoteResponse<Types<R>>, RaftError<Types<R>>> {
-        let raft = self.raft.clone();
-        Box::pin(async move { raft.pre_vote(request).await })
+        let (raft, ahead) = (self.raft.clone(), Arc::clone(&self.ahead));
+        Box::pin(async move {
+            let theirs = request.last_log_id;
+            let answer = raft.pre_vote(request).await?;
+            if !answer.vote_granted && answer.last_log_id > theirs {
+                ahead.lock().send_if_modified(|count| {
+                    *count += 1;
+                    true
+                });
+            }
+            Ok(answer)
+        })
     }
 
     fn transfer_leader(
