@@ -72,8 +72,10 @@ pub struct Batch {
     pub confirms: Vec<Confirmed>,
     /// Tags that a queue refused: (channel, tag).
     pub nacks: Vec<(u16, u64)>,
-    /// The last record that the batch appended so far.
+    /// The last record of messages that the batch appended so far.
     pub at: Option<Location>,
+    /// The last record of acknowledgements likewise.
+    pub settled: Option<Location>,
     /// Bytes that it appended.
     pub bytes: usize,
     /// The journal refused a part of it.

@@ -345,6 +345,10 @@ impl Core {
         }
         let sync = !self.batch.confirms.is_empty();
         let mut touched = std::mem::take(&mut self.batch.touched);
+        if touched.len() > 1 {
+            // Groups without messages first: a confirm waits for the acknowledgements of its batch too, and for less then.
+            touched.sort_by_key(|group| self.batch.submitting(*group).entry.is_some());
+        }
         for group in touched.drain(..) {
             let (entry, marks, settles, bytes) = {
                 let batch = self.batch.submitting(group);
@@ -366,6 +370,7 @@ impl Core {
             match self.node.submit(group, entry, &settles, sync, self.now_ms) {
                 Ok(submitted) => {
                     self.refused(&submitted.refused, &marks);
+                    self.batch.settled = self.batch.settled.max(submitted.settled);
                     if let Some(at) = submitted.location {
                         self.batch.note(at, bytes);
                     }
@@ -380,7 +385,13 @@ impl Core {
 
     /// Queues the confirms of the batch, and sends those that need not wait.
     fn confirm_batch(&mut self, generation_of: impl Fn(u16) -> u32) {
-        let at = self.batch.at.take();
+        let settled = self.batch.settled.take();
+        let mut at = self.batch.at.take();
+        if at.is_some() && settled > at && !self.batch.confirms.is_empty() {
+            // A later publish on the channel of an acknowledgement confirms that too; nobody has asked for its sync so far.
+            at = settled;
+            self.node.store().journal().request_sync();
+        }
         let mut bytes = std::mem::take(&mut self.batch.bytes);
         if self.batch.failed {
             // The journal is poisoned: nothing of this is safe, so nothing is confirmed. The node is about to stop.

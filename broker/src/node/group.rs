@@ -76,8 +76,10 @@ impl After {
 /// What became of a submitted entry.
 #[derive(Debug, Default)]
 pub struct Submitted {
-    /// The record to wait for; `None`: nothing was journaled.
+    /// The record to wait for; `None`: no message was journaled.
     pub location: Option<leveret_storage::Location>,
+    /// The record of what was settled. It lies before that of the messages.
+    pub settled: Option<leveret_storage::Location>,
     /// Ops that a queue refused.
     pub refused: Vec<u32>,
 }
@@ -138,15 +140,22 @@ impl QueueGroup {
         self.next_timer_ms.load(Ordering::Relaxed)
     }
 
+    /// Logs what was settled so far.
+    fn log_settles(state: &mut State) -> Option<leveret_storage::Location> {
+        if state.effects.journal.is_empty() {
+            return None;
+        }
+        let entry = std::mem::take(&mut state.effects.journal).finish(None);
+        let logged = state.log.append(entry.to_bytes(), false);
+        logged
+            .inspect_err(|error| tracing::debug!(%error, "settles were not logged"))
+            .ok()
+    }
+
     /// Logs what the machine settled by itself, and takes what is left to do.
     fn finish(&self, mut state: MutexGuard<'_, State>) -> After {
         let state = &mut *state;
-        if !state.effects.journal.is_empty() {
-            let entry = std::mem::take(&mut state.effects.journal).finish(None);
-            if let Err(error) = state.log.append(entry.to_bytes(), false) {
-                tracing::debug!(%error, "settles were not logged");
-            }
-        }
+        Self::log_settles(state);
         if let Some(failure) = state.effects.failure.take() {
             self.store.failed(&failure);
         }
@@ -184,6 +193,10 @@ impl QueueGroup {
         let mut submitted = Submitted::default();
         for range in settles {
             Self::settle(state, &self.store, range, now_ms);
+        }
+        if !settles.is_empty() {
+            // Before the messages: a publisher's confirm says that its earlier acknowledgements are on disk too.
+            submitted.settled = Self::log_settles(state);
         }
         if let Some(mut entry) = entry {
             let outcome = state
