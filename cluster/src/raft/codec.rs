@@ -76,6 +76,16 @@ impl<'a> Reader<'a> {
         self.take(what).map(u64::from_le_bytes)
     }
 
+    /// The next `count` bytes.
+    ///
+    /// # Errors
+    /// There are fewer.
+    pub fn bytes(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
+        let (first, rest) = self.0.split_at_checked(count).ok_or(Malformed(what))?;
+        self.0 = rest;
+        Ok(first)
+    }
+
     /// What is left.
     pub fn rest(self) -> &'a [u8] {
         self.0
