@@ -7,7 +7,7 @@
 //! - [`DurableWatch`] tells who waits for a place in the journal that it is durable.
 //! - [`LogStore`] opens the journal and the checkpoints and replays what follows them.
 //! - [`reclaim`] writes checkpoints, removes segments that nobody needs, and moves what still lives out of the others.
-//! - [`wire`] connects the nodes of a cluster.
+//! - [`wire`] and [`peers`] connect the nodes of a cluster.
 //!
 //! A group of this release has one member, the node itself: an entry is committed once this node's journal has it
 //! (durably, where somebody waits for that).
@@ -17,6 +17,7 @@
 mod group_log;
 mod log_store;
 pub mod name;
+pub mod peers;
 pub mod raft;
 pub mod reclaim;
 mod watch;
