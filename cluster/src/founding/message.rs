@@ -1,0 +1,283 @@
+//! Bytes of what nodes ask each other over connections for founding.
+//!
+//! ```text
+//! name        length u8 | text
+//! members     count u8 | of each: node u64, incarnation u64, name
+//! ask         nothing
+//! answer      1 u8 | incarnation u64 | list, 32       a candidate
+//!             2 u8 | incarnation u64 | cluster, 16    it has its place
+//!             3 u8 | cluster, 16 | members            a member
+//! plan        cluster, 16 | list, 32 | members        answered like an ask
+//! join        incarnation u64 | port u16 | name | host, as a name
+//! joined      cluster, 16 | node u64 | members
+//! ```
+
+use super::{Answer, MEMBERS_MAX, Member, Plan};
+use crate::name::{NodeAddress, NodeName};
+use crate::raft::codec::{Malformed, Reader};
+use crate::wire::hello::{ClusterId, NodeId};
+
+/// Kinds of frames. Never renumber.
+pub mod kind {
+    /// What are you?
+    pub const ASK: u8 = 1;
+    /// Take this place.
+    pub const PLAN: u8 = 2;
+    /// Let me in.
+    pub const JOIN: u8 = 3;
+}
+
+/// A node that wants to be let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joiner {
+    /// Of its disk.
+    pub incarnation: u64,
+    /// Its name and where it listens.
+    pub address: NodeAddress,
+}
+
+/// A node was let in. A second time gives the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node's number.
+    pub node: NodeId,
+    /// All members, with it.
+    pub members: Vec<Member>,
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    // Names are that short.
+    let text = &text.as_bytes()[..text.len().min(255)];
+    out.push(text.len() as u8);
+    out.extend_from_slice(text);
+}
+
+fn take_text<'a>(reader: &mut Reader<'a>) -> Result<&'a str, Malformed> {
+    let length = usize::from(reader.u8("text")?);
+    let bytes = reader.bytes(length, "text")?;
+    std::str::from_utf8(bytes).map_err(|_| Malformed("text"))
+}
+
+fn take_name(reader: &mut Reader<'_>) -> Result<NodeName, Malformed> {
+    NodeName::parse(take_text(reader)?).map_err(|_| Malformed("name"))
+}
+
+fn put_members(out: &mut Vec<u8>, members: &[Member]) {
+    let members = &members[..members.len().min(MEMBERS_MAX)];
+    out.push(members.len() as u8);
+    for member in members {
+        out.extend_from_slice(&member.node.to_le_bytes());
+        out.extend_from_slice(&member.incarnation.to_le_bytes());
+        put_text(out, member.name.as_str());
+    }
+}
+
+fn take_members(reader: &mut Reader<'_>) -> Result<Vec<Member>, Malformed> {
+    let count = reader.u8("members")?;
+    let mut members = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        members.push(Member {
+            node: reader.u64("members")?,
+            incarnation: reader.u64("members")?,
+            name: take_name(reader)?,
+        });
+    }
+    Ok(members)
+}
+
+/// What a node is.
+pub fn encode_answer(answer: &Answer) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    match answer {
+        Answer::Candidate { incarnation, list } => {
+            out.push(1);
+            out.extend_from_slice(&incarnation.to_le_bytes());
+            out.extend_from_slice(list);
+        }
+        Answer::Planned {
+            incarnation,
+            cluster,
+        } => {
+            out.push(2);
+            out.extend_from_slice(&incarnation.to_le_bytes());
+            out.extend_from_slice(cluster);
+        }
+        Answer::Member { cluster, members } => {
+            out.push(3);
+            out.extend_from_slice(cluster);
+            put_members(&mut out, members);
+        }
+    }
+    out
+}
+
+/// What a node is.
+///
+/// # Errors
+/// These bytes do not say.
+pub fn decode_answer(bytes: &[u8]) -> Result<Answer, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let answer = match reader.u8("answer")? {
+        1 => Answer::Candidate {
+            incarnation: reader.u64("answer")?,
+            list: reader.take("answer")?,
+        },
+        2 => Answer::Planned {
+            incarnation: reader.u64("answer")?,
+            cluster: reader.take("answer")?,
+        },
+        3 => Answer::Member {
+            cluster: reader.take("answer")?,
+            members: take_members(&mut reader)?,
+        },
+        _ => return Err(Malformed("answer")),
+    };
+    reader.end("answer")?;
+    Ok(answer)
+}
+
+/// A plan.
+pub fn encode_plan(plan: &Plan) -> Vec<u8> {
+    let mut out = plan.cluster.to_vec();
+    out.extend_from_slice(&plan.list);
+    put_members(&mut out, &plan.members);
+    out
+}
+
+/// A plan.
+///
+/// # Errors
+/// These bytes are none.
+pub fn decode_plan(bytes: &[u8]) -> Result<Plan, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let plan = Plan {
+        cluster: reader.take("plan")?,
+        list: reader.take("plan")?,
+        members: take_members(&mut reader)?,
+    };
+    reader.end("plan")?;
+    Ok(plan)
+}
+
+/// A wish to join.
+pub fn encode_join(joiner: &Joiner) -> Vec<u8> {
+    let mut out = joiner.incarnation.to_le_bytes().to_vec();
+    out.extend_from_slice(&joiner.address.port.to_le_bytes());
+    put_text(&mut out, joiner.address.name.as_str());
+    put_text(&mut out, &joiner.address.host);
+    out
+}
+
+/// A wish to join.
+///
+/// # Errors
+/// These bytes are none.
+pub fn decode_join(bytes: &[u8]) -> Result<Joiner, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let incarnation = reader.u64("join")?;
+    let port = reader.u16("join")?;
+    let name = take_name(&mut reader)?;
+    let host = take_text(&mut reader)?.to_owned();
+    reader.end("join")?;
+    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Malformed("host"));
+    }
+    let address = NodeAddress { name, host, port };
+    Ok(Joiner {
+        incarnation,
+        address,
+    })
+}
+
+/// A place was given.
+pub fn encode_joined(joined: &Joined) -> Vec<u8> {
+    let mut out = joined.cluster.to_vec();
+    out.extend_from_slice(&joined.node.to_le_bytes());
+    put_members(&mut out, &joined.members);
+    out
+}
+
+/// A place was given.
+///
+/// # Errors
+/// These bytes give none.
+pub fn decode_joined(bytes: &[u8]) -> Result<Joined, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let joined = Joined {
+        cluster: reader.take("joined")?,
+        node: reader.u64("joined")?,
+        members: take_members(&mut reader)?,
+    };
+    reader.end("joined")?;
+    if joined.cluster == [0; 16] || joined.node == 0 {
+        return Err(Malformed("joined"));
+    }
+    Ok(joined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> NodeName {
+        NodeName::parse(text).expect("a name")
+    }
+
+    #[test]
+    fn messages_keep_what_they_say() {
+        let members = vec![
+            Member {
+                node: 1,
+                name: name("a@h"),
+                incarnation: 5,
+            },
+            Member {
+                node: 2,
+                name: name(&format!("b@{}", "h".repeat(253))),
+                incarnation: u64::MAX,
+            },
+        ];
+        let cluster = [3; 16];
+        let answers = [
+            Answer::Candidate {
+                incarnation: 1,
+                list: [9; 32],
+            },
+            Answer::Planned {
+                incarnation: 2,
+                cluster,
+            },
+            Answer::Member {
+                cluster,
+                members: members.clone(),
+            },
+        ];
+        for answer in answers {
+            let bytes = encode_answer(&answer);
+            assert_eq!(decode_answer(&bytes), Ok(answer));
+            for cut in 0..bytes.len() {
+                assert!(decode_answer(&bytes[..cut]).is_err());
+            }
+        }
+        let plan = Plan {
+            cluster,
+            list: [4; 32],
+            members: members.clone(),
+        };
+        assert_eq!(decode_plan(&encode_plan(&plan)), Ok(plan));
+        let address = NodeAddress::parse("c@[::1]:77", 1).expect("an address");
+        let joiner = Joiner {
+            incarnation: 8,
+            address,
+        };
+        assert_eq!(decode_join(&encode_join(&joiner)), Ok(joiner));
+        let joined = Joined {
+            cluster,
+            node: 3,
+            members,
+        };
+        assert_eq!(decode_joined(&encode_joined(&joined)), Ok(joined));
+    }
+}
