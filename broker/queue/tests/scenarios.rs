@@ -647,6 +647,81 @@ fn what_very_many_queues_settle_at_once_is_not_mixed_up() {
     assert!(live.values().all(|q| q.is_empty()));
 }
 
+/// A backlog that falls due at once leaves in slices, so that its lock and the memory of its dead letters are bounded.
+#[test]
+fn what_falls_due_together_leaves_in_slices() {
+    let limited = Settings {
+        max_length: Some(10),
+        ..Settings::default()
+    };
+    let short = Settings {
+        message_ttl_ms: Some(50),
+        ..Settings::default()
+    };
+    for (settings, left) in [(limited, 10), (short, 0)] {
+        let dying = Settings {
+            dead_letter: true,
+            ..settings
+        };
+        let mut node = node(Settings {
+            max_length: None,
+            ..dying
+        });
+        node.publish_ids(Q, 0..200_000, false);
+        node.now += 100_000;
+        let (mut dead, mut slices) = (0, 0);
+        let ((), effects) = node.call(|m, now, s, e| m.update(Q, dying, now, s, e));
+        let mut slice = effects.dead.len();
+        while slice > 0 {
+            assert!(slice <= 32 * 1024, "{slice} at once");
+            (dead, slices) = (dead + slice, slices + 1);
+            node.now += 1;
+            let ((), effects) = node.call(|m, now, s, e| m.tick(now, 256, s, e));
+            slice = effects.dead.len();
+            // The timer goes on with it, and others get the lock before.
+            let next = node.machine.next_timer_ms();
+            assert!(next.is_some_and(|next| next > node.now) || dead + slice == 200_000 - left);
+        }
+        assert_eq!(dead, 200_000 - left);
+        assert!(slices > 5, "{slices}");
+        let depth = node.machine.queue(Q).expect("there").depth();
+        assert_eq!(depth.ready, left as u64);
+        node.machine.check().expect("invariants");
+    }
+}
+
+/// Nobody gets what has expired, however much of it lies before the rest.
+#[test]
+fn what_expired_in_masses_is_not_delivered() {
+    let mut node = node(Settings {
+        message_ttl_ms: Some(50),
+        ..Settings::default()
+    });
+    node.now = 1_000_000;
+    for (ids, time_ms) in [(0..10_000, node.now - 60), (10_000..10_003, node.now)] {
+        for id in ids {
+            let body = body_of(id, 8);
+            let one = NewMessage {
+                body: &[&body],
+                time_ms,
+                ..message(&[])
+            };
+            let mut builder = EntryBuilder::default();
+            builder.enqueue(&[Q], &one, false);
+            node.submit(builder);
+        }
+    }
+    let link = FakeLink::new(1 << 20);
+    attach(&mut node, spec(&link, 1));
+    let mut came = ids(&link);
+    for _ in 0..20 {
+        node.now += 1;
+        node.call(|m, now, s, e| m.tick(now, 256, s, e));
+        came.extend(ids(&link));
+    }
+    assert_eq!(came, [10_000, 10_001, 10_002]);
+}
+
 // ---------------------------------------------------------------------- memory
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::expiry::EXPIRE_SLICE;
 use super::{Ctx, Queue};
 use crate::consumer::State;
 use crate::entry::SETTLED_ACKED;
@@ -31,7 +32,9 @@ impl Queue {
         while let Some(index) = self.consumers.next() {
             if self.expires() {
                 // What can be delivered at once is, even with a TTL of zero; the rest must not have expired before.
-                self.expire(ctx, true)?;
+                if !self.expire(ctx, true, EXPIRE_SLICE)? {
+                    break;
+                }
             }
             if self.ready.is_empty() {
                 break;

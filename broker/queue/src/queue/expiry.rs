@@ -4,6 +4,12 @@ use super::{Ctx, Queue};
 use crate::ready::Hot;
 use crate::{DeadReason, Seq, StoreError};
 
+/// Expired messages that leave in one go, so that a million of them that fall due together hold nobody up, and their dead letters
+/// are not in memory at once. The timer takes the next.
+pub(super) const EXPIRE_SLICE: usize = 2048;
+/// The same for messages over a length limit; more than one entry can bring, so that a limit holds after every publish.
+const DROP_SLICE: usize = 32 * 1024;
+
 /// The queue's `message-ttl` for each message. A message keeps the one that held when it came, as in RabbitMQ, until the node is
 /// started again.
 #[derive(Debug, Default)]
@@ -66,14 +72,19 @@ impl Queue {
         self.has_expiration || self.ttls.any()
     }
 
-    /// Takes expired messages from the front. `strictly`: only those past their deadline, not those that reach it now,
-    /// nor those that have not been offered to a consumer yet.
-    pub(super) fn expire(&mut self, ctx: &mut Ctx<'_>, strictly: bool) -> Result<(), StoreError> {
+    /// Takes expired messages from the front, at most `max`. `strictly`: only those past their deadline, not those that reach it
+    /// now, nor those that have not been offered to a consumer yet. `false`: there may be more.
+    pub(super) fn expire(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        strictly: bool,
+        max: usize,
+    ) -> Result<bool, StoreError> {
         if self.ready.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let now = ctx.now_ms;
-        loop {
+        for _ in 0..max {
             let fresh_from = self.fresh_from;
             let (ready, refill, ttls) = self.refill(ctx.store);
             let due = |hot: &Hot| {
@@ -86,17 +97,24 @@ impl Queue {
                 })
             };
             let Some(hot) = ready.pop_expired(&refill, due)? else {
-                return Ok(());
+                return Ok(true);
             };
             self.counters.expired += 1;
             self.discard(hot, DeadReason::Expired, ctx);
         }
+        Ok(false)
     }
 
-    pub(super) fn drop_excess(&mut self, ctx: &mut Ctx<'_>) -> Result<(), StoreError> {
+    /// Drops from the front what is over the limits. `false`: there is more.
+    pub(super) fn drop_excess(&mut self, ctx: &mut Ctx<'_>) -> Result<bool, StoreError> {
         let max = self.settings.max_length.unwrap_or(u64::MAX);
         let max_bytes = self.settings.max_length_bytes.unwrap_or(u64::MAX);
+        let mut slice = DROP_SLICE;
         while self.ready.messages() > max || self.ready.bytes() > max_bytes {
+            if slice == 0 {
+                return Ok(false);
+            }
+            slice -= 1;
             let (ready, refill, _) = self.refill(ctx.store);
             if ready.front(&refill)?.is_none() {
                 break;
@@ -105,16 +123,23 @@ impl Queue {
             self.counters.dropped += 1;
             self.discard(hot, DeadReason::MaxLen, ctx);
         }
-        Ok(())
+        Ok(true)
     }
 
-    pub(super) fn set_timer(&mut self, ctx: &mut Ctx<'_>) -> Result<(), StoreError> {
-        let mut at = u64::MAX;
+    /// `unfinished`: a slice ended before its work did; the timer goes on with it.
+    pub(super) fn set_timer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        unfinished: bool,
+    ) -> Result<(), StoreError> {
+        // Not now: others get the group first.
+        let soon = ctx.now_ms.saturating_add(1);
+        let mut at = if unfinished { soon } else { u64::MAX };
         if self.expires() && !self.ready.is_empty() {
             let (ready, refill, ttls) = self.refill(ctx.store);
             for hot in ready.fronts(&refill)? {
                 if let Some(deadline) = ttls.deadline(hot) {
-                    at = at.min(deadline);
+                    at = at.min(deadline.max(soon));
                 }
             }
         }

@@ -9,7 +9,7 @@ mod expiry;
 use rustc_hash::FxHashMap;
 
 use self::deliver::Stage;
-use self::expiry::Ttls;
+use self::expiry::{EXPIRE_SLICE, Ttls};
 use crate::consumer::Consumers;
 use crate::entry::SETTLED_ACKED;
 use crate::machine::{DeadLetter, Effects, Settle};
@@ -214,13 +214,14 @@ impl Queue {
 
     fn try_run(&mut self, ctx: &mut Ctx<'_>) -> Result<(), StoreError> {
         self.deliver(ctx)?;
+        let mut finished = true;
         if self.expires() {
-            self.expire(ctx, false)?;
+            finished &= self.expire(ctx, false, EXPIRE_SLICE)?;
         }
         if self.settings.overflow == crate::Overflow::DropHead {
-            self.drop_excess(ctx)?;
+            finished &= self.drop_excess(ctx)?;
         }
-        self.set_timer(ctx)
+        self.set_timer(ctx, !finished)
     }
 
     /// A message leaves without acknowledgement: to the dead-letter exchange if there is one.
@@ -302,7 +303,8 @@ impl Queue {
     pub fn get(&mut self, ctx: &mut Ctx<'_>) -> Result<Option<Hot>, StoreError> {
         self.last_used_ms = ctx.now_ms;
         if self.expires() {
-            self.expire(ctx, false)?;
+            // All of it: what is behind must not be taken for an empty queue.
+            self.expire(ctx, false, usize::MAX)?;
         }
         let (ready, refill, _) = self.refill(ctx.store);
         if ready.front(&refill)?.is_none() {
