@@ -124,6 +124,20 @@ class Report:
         return "\n".join(lines)
 
 
+class Delivery(NamedTuple):
+    """What was noted of one delivery of a message from a queue: the broker's life, the session, and whether it was marked."""
+
+    life: int
+    session: int
+    redelivered: bool
+
+    def may_precede(self, other):
+        """Whether it may have been the first, though it was noted after `other`. What two sessions note of one life is in no order:
+        the one may have had in its socket what was given to the other when the first one's connection ended."""
+        unordered = self.life == other.life and self.session != other.session
+        return unordered and other.redelivered and not self.redelivered
+
+
 class Ledger:
     """The state of one walk over a history."""
 
@@ -132,15 +146,14 @@ class Ledger:
         self.sent = {}
         self.confirmed = set()
         self.refused = set()
-        self.received = defaultdict(int)
+        self.received = defaultdict(list)
         self.acked = defaultdict(set)
         self.durably_acked = set()
         self.newest = {}
-        # The broker's life, counted by its ends: the present one, that of each send, and the last that delivered a message.
+        # The broker's life, counted by its ends: the present one, those that ended by a kill, that of each send.
         self.life = 0
         self.killed = set()
         self.sent_in = {}
-        self.received_in = {}
 
     def take(self, event):
         getattr(self, "take_" + type(event).__name__.lower())(event)
@@ -175,15 +188,19 @@ class Ledger:
             self.report.unexpected.append(f"{event.message} in {event.queue}")
         if not event.intact:
             self.report.corrupt.append(f"{event.message} in {event.queue}")
-        if key in self.durably_acked:
-            self.report.resurrected.append(f"{event.message} in {event.queue}")
-        self.received[key] += 1
-        self.received_in[key] = self.life
-        if self.received[key] > 1:
-            if event.redelivered:
-                self.report.counts["duplicates, marked"] += 1
-            else:
-                self.report.unmarked_duplicates.append(f"{event.message} in {event.queue}")
+        seen = Delivery(self.life, event.session, event.redelivered)
+        earlier = self.received[key]
+        may_be_first = all(seen.may_precede(other) for other in earlier)
+        what = f"{event.message} in {event.queue}: {seen} after {earlier}"
+        if key in self.durably_acked and not may_be_first:
+            self.report.resurrected.append(what)
+        if earlier and event.redelivered:
+            self.report.counts["duplicates, marked"] += 1
+        elif not may_be_first:
+            self.report.unmarked_duplicates.append(what)
+        elif earlier:
+            self.report.counts["first deliveries, noted late"] += 1
+        earlier.append(seen)
         if not event.redelivered:
             self.check_order(event)
 
@@ -238,7 +255,8 @@ class Ledger:
         some may have arrived before. None of it comes later, and it is not confirmed."""
         life = self.sent_in[owed[0][1]]
         confirmed = any(message in self.confirmed for _, message in owed)
-        return life in self.killed and not confirmed and all(self.received_in[key] == life for key in there)
+        lives = {seen.life for key in there for seen in self.received[key]}
+        return life in self.killed and not confirmed and lives == {life}
 
 
 def check(history):

@@ -152,3 +152,15 @@ def test_what_a_session_notes_after_the_end_came_before_it(killed):
     assert faults(*history) == {}
     # Not so if the session is one of the new life.
     assert faults(*history, Begin(3), receive(ONE, 3)) == {"resurrected": 1, "unmarked_duplicates": 1}
+
+
+def test_what_two_sessions_note_of_one_life_is_in_no_order():
+    """The first one's connection ends, with the message unread in its socket; the broker gives it to the second."""
+    history = [*sends(ONE), Confirm(ONE), receive(ONE, 2, True), Ack(ONE, "q", 2), AckDurable(2), receive(ONE, 1)]
+    assert faults(*history) == {}
+    # One of them is the first delivery; no further one is without the mark, and none at all comes after the ack.
+    assert faults(*history, receive(ONE, 3)) == {"unmarked_duplicates": 1, "resurrected": 1}
+    assert faults(*history, receive(ONE, 3, True)) == {"resurrected": 1}
+    # One session is in order, and so are two lives.
+    assert faults(*sends(ONE), receive(ONE, 1, True), receive(ONE, 1)) == {"unmarked_duplicates": 1}
+    assert faults(*sends(ONE), receive(ONE, 1, True), End(killed=False), receive(ONE, 2)) == {"unmarked_duplicates": 1}
