@@ -9,6 +9,7 @@
 //! - [`state_machine`]: what applies entries, and writes checkpoints.
 //! - [`group`]: one group of a node: who leads, proposals, members.
 //! - [`snapshot`]: what a member far behind is given.
+//! - [`rpc`]: the bytes of what members ask each other; [`network`]: how it gets there.
 
 pub mod checkpoint;
 pub mod codec;
@@ -16,6 +17,8 @@ pub mod flush;
 pub mod group;
 pub mod log_index;
 pub mod log_storage;
+pub mod network;
+pub mod rpc;
 pub mod snapshot;
 pub mod state_machine;
 pub mod types;
