@@ -149,6 +149,7 @@ class Ledger:
         self.received = defaultdict(list)
         self.acked = defaultdict(set)
         self.durably_acked = set()
+        self.late = defaultdict(list)
         self.newest = {}
         # The broker's life, counted by its ends: the present one, those that ended by a kill, that of each send.
         self.life = 0
@@ -200,6 +201,7 @@ class Ledger:
             self.report.unmarked_duplicates.append(what)
         elif earlier:
             self.report.counts["first deliveries, noted late"] += 1
+            self.late[event.session].append(what)
         earlier.append(seen)
         if not event.redelivered:
             self.check_order(event)
@@ -216,6 +218,8 @@ class Ledger:
         self.acked[event.session].add((event.queue, event.message))
 
     def take_ackdurable(self, event):
+        # Its connection had not ended when it noted these: nobody else was to have them before.
+        self.report.unmarked_duplicates += self.late.pop(event.session, [])
         self.durably_acked |= self.acked.pop(event.session, set())
 
     def finish(self):

@@ -161,6 +161,8 @@ def test_what_two_sessions_note_of_one_life_is_in_no_order():
     # One of them is the first delivery; no further one is without the mark, and none at all comes after the ack.
     assert faults(*history, receive(ONE, 3)) == {"unmarked_duplicates": 1, "resurrected": 1}
     assert faults(*history, receive(ONE, 3, True)) == {"resurrected": 1}
+    # The first one's connection is over then, or the second was given what the first still held.
+    assert faults(*history, AckDurable(1)) == {"unmarked_duplicates": 1}
     # One session is in order, and so are two lives.
     assert faults(*sends(ONE), receive(ONE, 1, True), receive(ONE, 1)) == {"unmarked_duplicates": 1}
     assert faults(*sends(ONE), receive(ONE, 1, True), End(killed=False), receive(ONE, 2)) == {"unmarked_duplicates": 1}
