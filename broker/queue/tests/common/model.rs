@@ -68,6 +68,8 @@ pub struct Model {
     pub dead: Vec<(Seq, DeadReason, bool)>,
     had_consumer: bool,
     pub unused: bool,
+    /// Who gets everything, with single active consumer.
+    pub single: Option<Key>,
 }
 
 impl Model {
@@ -111,6 +113,7 @@ impl Model {
                 return false;
             }
             self.had_consumer = true;
+            self.single.get_or_insert(key);
         }
         self.takers.insert(key, taker);
         true
@@ -121,6 +124,12 @@ impl Model {
             let was = std::mem::replace(&mut taker.attached, false);
             if taker.held.is_empty() {
                 self.takers.remove(&key);
+            }
+            if self.single == Some(key) {
+                // The highest priority, then who came first.
+                let attached = self.takers.iter().filter(|(_, t)| t.attached);
+                let next = attached.max_by_key(|(key, t)| (t.priority, std::cmp::Reverse(**key)));
+                self.single = next.map(|(key, _)| *key);
             }
             self.unused |=
                 was && self.attached() == 0 && self.settings.auto_delete && self.had_consumer;
@@ -289,5 +298,6 @@ impl Model {
             self.delivered_end = self.last_seq + 1;
         }
         self.had_consumer = false;
+        self.single = None;
     }
 }

@@ -36,11 +36,10 @@ impl World {
             .map(|t| t.held.len())
             .sum();
         let model = &self.models[&id];
-        let single = model.settings.single_active_consumer.then(|| {
-            let mut attached = model.takers.iter().filter(|(_, t)| t.attached);
-            attached.next().map(|(k, _)| *k)
-        });
-        single.flatten().is_some_and(|first| first != key)
+        let single = model
+            .single
+            .filter(|_| model.settings.single_active_consumer);
+        single.is_some_and(|single| single != key)
             || connection.link.room() == 0
             || !taker.no_ack
                 && (taker.prefetch > 0 && taker.held.len() >= taker.prefetch as usize
