@@ -284,18 +284,23 @@ impl Queue {
 
     /// What was taken from consumers, or from what waits, is done with or comes back.
     pub fn settle(&mut self, taken: Vec<Hot>, how: Settle, ctx: &mut Ctx<'_>) {
-        if how == Settle::Requeue {
-            return self.come_back(taken, ctx);
-        }
-        for hot in taken {
-            self.unacked = self.unacked.saturating_sub(1);
-            self.unacked_bytes = self.unacked_bytes.saturating_sub(u64::from(hot.size));
-            if how == Settle::Ack {
-                self.counters.acked += 1;
-                self.settled(&hot, SETTLED_ACKED, ctx);
-            } else {
-                self.discard(hot, DeadReason::Rejected, ctx);
+        match how {
+            Settle::Ack => {
+                for hot in &taken {
+                    self.unacked = self.unacked.saturating_sub(1);
+                    self.unacked_bytes = self.unacked_bytes.saturating_sub(u64::from(hot.size));
+                    self.counters.acked += 1;
+                    self.settled(hot, SETTLED_ACKED, ctx);
+                }
             }
+            Settle::Drop => {
+                for hot in taken {
+                    self.unacked = self.unacked.saturating_sub(1);
+                    self.unacked_bytes = self.unacked_bytes.saturating_sub(u64::from(hot.size));
+                    self.discard(hot, DeadReason::Rejected, ctx);
+                }
+            }
+            Settle::Requeue => self.come_back(taken, ctx),
         }
     }
 
