@@ -10,6 +10,7 @@
 //! against somebody in the middle unless it is TLS: the cookie says who may connect, as Erlang's does.
 
 pub mod frame;
+pub mod fuzzing;
 pub mod handshake;
 pub mod hello;
 pub mod sender;
