@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod founding;
+pub mod fuzzing;
 mod group_log;
 pub mod identity;
 mod log_store;

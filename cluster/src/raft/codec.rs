@@ -11,6 +11,18 @@
 //! stored      optional log id | membership
 //! body        1 u8 | the state machine's bytes, or 2 u8, or 3 u8 | membership
 //! ```
+//!
+//! A group's records in the journal; index and term are the record header's:
+//!
+//! | kind | index, term | payload |
+//! |---|---|---|
+//! | Entry | the entry's | body |
+//! | Vote | 0, the vote's term | vote |
+//! | Truncate | of the last entry that stays | empty; or 1 u8, and index and term 0: none stays |
+//! | Purge | of the last entry that goes | empty |
+//! | Commit | of an entry that is committed; a hint | empty |
+//! | GroupCreated | 0, 0 | member u64: whose log it is from here on |
+//! | GroupDropped | 0, 0 | empty: nothing of the group before counts any more |
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -17,6 +17,9 @@ use super::types::{LogId, MemberId, Term, Vote, log_id};
 /// Payload of a `Truncate` record that voids every entry, as there is no index before the first.
 pub(super) const TRUNCATE_ALL: &[u8] = &[1];
 
+/// No log comes near: so that sums of indexes stay in their type.
+const INDEX_MAX: u64 = 1 << 62;
+
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     location: Location,
@@ -229,7 +232,7 @@ impl LogIndex {
 
     /// Forgets the entries up to `id`, which may be behind the last.
     pub(super) fn purge(&mut self, id: LogId) {
-        if Some(id) <= self.purged {
+        if self.purged.is_some_and(|purged| id.index <= purged.index) {
             return;
         }
         let first = self.first_index();
@@ -270,6 +273,9 @@ impl LogIndex {
     pub fn replay(&mut self, record: &Record) -> Result<(), ReplayError> {
         let header = &record.header;
         let id = log_id(header.term, header.index);
+        if header.index > INDEX_MAX {
+            return Err(format!("index {} is beyond any log", header.index).into());
+        }
         match header.kind {
             RecordKind::Entry => self.replay_entry(record)?,
             RecordKind::Vote => {
