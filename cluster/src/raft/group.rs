@@ -406,7 +406,7 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
     }
 
     /// Proposes an entry as the leader of `term`, behind all that were proposed before; does not wait. `answer` is called once,
-    /// on a task of the group, when the entry is applied here, or will not be; it must not block.
+    /// on a task of the group, when the entry is applied here, or will not be; it must not block, and not call the group.
     ///
     /// # Errors
     /// [`ProposeError::Full`]: nothing is proposed, and `answer` is not called.
@@ -680,23 +680,34 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
 
     /// Stops the group. Proposals that are not applied are answered with [`ProposeError::Stopped`].
     pub async fn shutdown(&self) {
-        let waiting = {
-            let mut backlog = self.backlog.lock();
-            backlog.closed = true;
-            if let Some(waker) = backlog.waker.take() {
-                waker.wake();
-            }
-            std::mem::take(&mut backlog.waiting)
-        };
-        drop(waiting);
+        self.close_backlog();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!("group {}: {error}", self.config.group);
         }
     }
 
+    fn close_backlog(&self) {
+        let mut backlog = self.backlog.lock();
+        backlog.closed = true;
+        let waiting = std::mem::take(&mut backlog.waiting);
+        let waker = backlog.waker.take();
+        drop(backlog);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        // Answers those proposals; not under the lock.
+        drop(waiting);
+    }
+
     /// The store that it is in.
     pub fn store(&self) -> &Arc<LogStore> {
         &self.store
+    }
+}
+
+impl<R: AsyncRuntime, M: Machine> Drop for RaftGroup<R, M> {
+    fn drop(&mut self) {
+        self.close_backlog();
     }
 }
 
