@@ -160,6 +160,15 @@ async fn a_process_that_stops_in_order_says_goodbye() {
     process.child.wait().expect("its end");
 }
 
+#[tokio::test]
+async fn a_goodbye_counts_before_the_connections_end() {
+    let nodes = connected(2).await;
+    let link = nodes[1].link(1, Purpose::Raft).expect("a link");
+    link.push(Lane::Urgent, 241, 0, Bytes::new()).expect("room");
+    until("it is gone", || nodes[0].state(2).0 == PeerState::Gone).await;
+    assert!(nodes[0].link(2, Purpose::Raft).is_some());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_comes_back_is_another_one() {
     let (peers, mut events, process, port) = with_process().await;
