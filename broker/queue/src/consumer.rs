@@ -18,6 +18,14 @@ impl ConsumerSlot {
     pub fn key(self) -> u64 {
         u64::from(self.index) << 32 | u64::from(self.generation)
     }
+
+    /// The slot with this key.
+    pub fn from_key(key: u64) -> ConsumerSlot {
+        ConsumerSlot {
+            index: (key >> 32) as u32,
+            generation: key as u32,
+        }
+    }
 }
 
 /// A range of a consumer's delivery numbers.

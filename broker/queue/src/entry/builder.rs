@@ -97,6 +97,11 @@ impl EntryBuilder {
         self.ops
     }
 
+    /// The queues that it names.
+    pub fn queues(&self) -> impl Iterator<Item = QueueId> {
+        self.slots.iter().map(|slot| slot.queue)
+    }
+
     /// Bytes so far.
     pub fn len(&self) -> usize {
         self.buf.len()

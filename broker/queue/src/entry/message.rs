@@ -294,6 +294,27 @@ impl Message {
         self.op().get(18).copied().unwrap_or(0)
     }
 
+    /// The op that holds it: what [`Message::in_buffer`] makes the message of again, elsewhere.
+    pub fn op_bytes(&self) -> &[u8] {
+        self.op().get(..self.encoded_len()).unwrap_or_default()
+    }
+
+    /// The message whose op is at this place of a buffer; `None` if there is no such op.
+    pub fn in_buffer(entry: &Arc<EntryBuf>, place: std::ops::Range<usize>) -> Option<Message> {
+        let op = entry.get(place.clone())?;
+        let kind = *op.first()?;
+        if kind != super::KIND_ENQUEUE && kind != super::KIND_RELOCATED
+            || u32_at(op, 4)? as usize != op.len()
+        {
+            return None;
+        }
+        Self::parts(op)?;
+        Some(Message::new(
+            Arc::clone(entry),
+            u32::try_from(place.start).ok()?,
+        ))
+    }
+
     /// Bytes of the op that holds it.
     pub fn encoded_len(&self) -> usize {
         u32_at(self.op(), 4).unwrap_or(0) as usize

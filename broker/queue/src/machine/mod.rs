@@ -67,7 +67,7 @@ pub struct Outcome {
 }
 
 /// The answer to basic.get.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct GetResult {
     /// The message.
     pub message: Message,
