@@ -56,6 +56,11 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// Whether anything of a Raft group was found.
+    pub fn has_raft(&self, group: GroupId) -> bool {
+        self.raft.contains_key(&group)
+    }
+
     /// What was found of a Raft group, to start it with; nothing of a group that is new here.
     pub fn take_raft(&mut self, group: GroupId) -> RecoveredGroup {
         self.raft.remove(&group).unwrap_or_default()

@@ -8,6 +8,7 @@
 //! - [`checkpoint`]: the group's part of its checkpoint.
 //! - [`state_machine`]: what applies entries, and writes checkpoints.
 //! - [`group`]: one group of a node: who leads, proposals, members.
+//! - [`node`]: the groups of a node.
 //! - [`snapshot`]: what a member far behind is given.
 //! - [`rpc`]: the bytes of what members ask each other; [`network`]: how it gets there.
 
@@ -18,6 +19,7 @@ pub mod group;
 pub mod log_index;
 pub mod log_storage;
 pub mod network;
+pub mod node;
 pub mod rpc;
 pub mod snapshot;
 pub mod state_machine;

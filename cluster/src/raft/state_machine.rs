@@ -38,12 +38,12 @@ pub const BATCH_ENTRIES_MAX: usize = 256;
 pub struct Committed {
     /// Its term and index.
     pub log_id: LogId,
-    /// Where it is in this node's journal: its data begin behind the record's header and the kind byte.
+    /// Where it is in this node's journal.
     pub location: Location,
     /// A walk of the journal from the entry before comes to this one next. Otherwise something was truncated between them, and
     /// no run may go on from there to here.
     pub follows: bool,
-    /// The data, without the kind byte.
+    /// The payload of the record, which begins with the kind byte.
     pub data: Bytes,
 }
 
@@ -351,7 +351,7 @@ impl<R: AsyncRuntime, M: Machine> StateMachine<R, M> {
                         log_id: entry.log_id,
                         location: entry.location,
                         follows,
-                        data: payload.data(),
+                        data: payload.encoded().clone(),
                     }),
                     Body::Membership(new) => {
                         *membership = StoredMembership::new(Some(entry.log_id), new);
