@@ -69,6 +69,10 @@ pub enum Command {
     SetGlobalParameter(SetGlobalParameter),
     /// Deletes a global parameter.
     ClearGlobalParameter(ClearGlobalParameter),
+    /// A node of the cluster has started.
+    NodeUp(NodeUp),
+    /// A node's process is gone: the exclusive queues of its connections go.
+    NodeDown(NodeDown),
 }
 
 /// See [`Command::DeclareExchange`].
@@ -438,6 +442,26 @@ pub struct SetGlobalParameter {
 pub struct ClearGlobalParameter {
     /// The name.
     pub name: Name,
+}
+
+/// See [`Command::NodeUp`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeUp {
+    /// Its id in the cluster.
+    pub node: u64,
+    /// Its name, `name@host`.
+    pub name: Name,
+    /// Which life of its process, 48 bits.
+    pub incarnation: u64,
+}
+
+/// See [`Command::NodeDown`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeDown {
+    /// Its id in the cluster.
+    pub node: u64,
+    /// The life that is over.
+    pub incarnation: u64,
 }
 
 /// An encoded command that cannot be read.

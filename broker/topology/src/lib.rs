@@ -51,7 +51,7 @@ pub use definitions::{DefinitionsError, ImportOptions, ImportStep, plan_import};
 pub use limits::VhostLimits;
 pub use model::{
     Arguments, Binding, BindingId, DeadLetterStrategy, Destination, EffectiveQueueSettings,
-    ExchangeInfo, ExchangeType, HaMode, Key, Name, Overflow, OwnerId, QueueId, QueueInfo,
+    ExchangeInfo, ExchangeType, HaMode, Key, Name, NodeInfo, Overflow, OwnerId, QueueId, QueueInfo,
     QueueType, Resource, ResourceKind, strip_cr_lf,
 };
 pub use ops::arguments::check_consume_arguments;

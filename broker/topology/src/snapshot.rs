@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::access::{TopicPermissions, User, UserPermissions};
 use crate::limits::VhostLimits;
 use crate::model::{
-    Arguments, Binding, Destination, ExchangeInfo, ExchangeType, Name, OwnerId, QueueId, QueueInfo,
-    QueueType,
+    Arguments, Binding, Destination, ExchangeInfo, ExchangeType, Name, NodeInfo, OwnerId, QueueId,
+    QueueInfo, QueueType,
 };
 use crate::outcome::Outcome;
 use crate::policy::Policy;
@@ -44,6 +44,8 @@ struct Snapshot {
     vhosts: Vec<VhostRecord>,
     users: Vec<User>,
     global_parameters: BTreeMap<Name, Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<NodeInfo>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,6 +116,7 @@ impl Topology {
             vhosts: self.vhosts.values().map(VhostRecord::from).collect(),
             users: self.users.values().cloned().collect(),
             global_parameters: self.global_parameters.clone(),
+            nodes: self.nodes.values().cloned().collect(),
         };
         // The types have string keys only and no serializer of their own that fails.
         serde_json::to_vec(&snapshot).unwrap_or_default()
@@ -138,6 +141,8 @@ impl Topology {
             topology.users.insert(user.name.clone(), user);
         }
         topology.global_parameters = snapshot.global_parameters;
+        let nodes = snapshot.nodes.into_iter();
+        topology.nodes = nodes.map(|node| (node.id, node)).collect();
         for record in snapshot.vhosts {
             let mut outcome = Outcome::default();
             let vhost = record.restore(&mut outcome)?;

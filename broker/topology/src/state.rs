@@ -18,8 +18,8 @@ use serde_json::Value;
 use crate::access::{TopicPermissions, User, UserPermissions};
 use crate::limits::VhostLimits;
 use crate::model::{
-    Binding, BindingId, Destination, EffectiveQueueSettings, ExchangeInfo, Name, OwnerId, QueueId,
-    QueueInfo, QueueType,
+    Binding, BindingId, Destination, EffectiveQueueSettings, ExchangeInfo, Name, NodeInfo, OwnerId,
+    QueueId, QueueInfo, QueueType,
 };
 use crate::outcome::{BindingChange, Outcome};
 use crate::policy::Policy;
@@ -31,6 +31,8 @@ pub struct Topology {
     pub(crate) vhosts: BTreeMap<Name, VHost>,
     pub(crate) users: BTreeMap<Name, User>,
     pub(crate) global_parameters: BTreeMap<Name, Value>,
+    /// Nodes of the cluster, by id; none on a node alone.
+    pub(crate) nodes: BTreeMap<u64, NodeInfo>,
     /// Where each queue is.
     pub(crate) queues_by_id: FxHashMap<QueueId, Arc<QueueInfo>>,
     /// The exclusive queues of each connection.

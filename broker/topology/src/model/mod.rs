@@ -5,6 +5,7 @@ mod arguments;
 mod binding;
 mod exchange;
 mod name;
+mod node;
 mod queue;
 mod settings;
 
@@ -12,5 +13,6 @@ pub use arguments::Arguments;
 pub use binding::{Binding, BindingId, Destination};
 pub use exchange::{ExchangeInfo, ExchangeType};
 pub use name::{Key, Name, OwnerId, QueueId, Resource, ResourceKind, strip_cr_lf};
+pub use node::NodeInfo;
 pub use queue::{QueueInfo, QueueType};
 pub use settings::{DeadLetterStrategy, EffectiveQueueSettings, HaMode, Overflow};

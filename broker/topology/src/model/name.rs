@@ -194,9 +194,28 @@ impl fmt::Display for QueueId {
 }
 
 /// The identity of a connection that owns exclusive queues, chosen by the
-/// caller and never used again. In JSON: 32 hexadecimal digits.
+/// caller and never used again, in a cluster by [`OwnerId::of_node`]. In JSON: 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnerId(pub u128);
+
+impl OwnerId {
+    /// The identity of a connection of a node: 16 bits of the node's id, 48 of the incarnation of its process, and a number that is
+    /// used once in it.
+    pub fn of_node(node: u64, incarnation: u64, number: u64) -> OwnerId {
+        let high = node << 48 | incarnation & ((1 << 48) - 1);
+        OwnerId(u128::from(high) << 64 | u128::from(number))
+    }
+
+    /// The node.
+    pub fn node(self) -> u64 {
+        (self.0 >> 112) as u64
+    }
+
+    /// The incarnation of the node's process.
+    pub fn incarnation(self) -> u64 {
+        (self.0 >> 64) as u64 & ((1 << 48) - 1)
+    }
+}
 
 impl Serialize for OwnerId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

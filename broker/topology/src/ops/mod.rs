@@ -4,6 +4,7 @@
 pub(crate) mod arguments;
 mod bindings;
 pub(crate) mod exchanges;
+mod nodes;
 mod parameters;
 mod policies;
 pub(crate) mod queues;
@@ -53,6 +54,8 @@ impl Topology {
             Command::ClearParameter(command) => self.apply_clear_parameter(command),
             Command::SetGlobalParameter(command) => self.apply_set_global_parameter(command),
             Command::ClearGlobalParameter(command) => self.apply_clear_global_parameter(command),
+            Command::NodeUp(command) => self.apply_node_up(command),
+            Command::NodeDown(command) => self.apply_node_down(command),
         }?;
         self.note(&mut outcome);
         Ok(outcome)
