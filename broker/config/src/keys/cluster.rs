@@ -1,28 +1,30 @@
-//! The other nodes, the HTTP API and the metrics. They are read and checked; a single node without an
-//! HTTP API has no use for them yet.
+//! The other nodes, the HTTP API and the metrics. The latter two are read and checked; there is no use for them yet.
 
 use super::KeySpec;
 use crate::config::{PartitionHandling, PeerDiscovery};
 use crate::kind::Kind;
 
-const ONE_NODE: &str = "For clusters; this node is alone.";
+const ONE_NODE: &str = "Nodes find each other by `cluster_formation.classic_config.nodes.*` only.";
 const NO_HTTP: &str = "There is no HTTP API yet.";
 const NO_METRICS: &str = "There is no metrics endpoint yet.";
 const PORT_MAX: u64 = u16::MAX as u64;
 
 pub(super) const KEYS: &[KeySpec] = &[
-    KeySpec::accepted(
+    KeySpec::used(
         "cluster.listen",
+        "",
         Kind::Listen(|c, addr| c.cluster.listen = Some(addr)),
-        "Leveret's own: where the other nodes reach this one. For clusters; this node is alone.",
+        "Leveret's own: where the other nodes reach this one. The port of its own entry in the list of nodes, on all interfaces, when not given.",
     ),
-    KeySpec::accepted(
+    KeySpec::used(
         "cluster.cookie_file",
+        "",
         Kind::Existing(|c, path| c.cluster.cookie_file = Some(path)),
-        "Leveret's own: a file with the secret that all nodes share. For clusters; this node is alone.",
+        "Leveret's own: a file with the secret that all nodes share. A cluster needs one.",
     ),
-    KeySpec::accepted(
+    KeySpec::used(
         "cluster_partition_handling",
+        "pause_minority",
         Kind::Choice(&[
             ("pause_minority", |c| {
                 c.cluster.partition_handling = PartitionHandling::PauseMinority
@@ -37,7 +39,7 @@ pub(super) const KEYS: &[KeySpec] = &[
                 c.cluster.partition_handling = PartitionHandling::PauseMinority;
             }),
         ]),
-        "For clusters; this node is alone. Default `pause_minority` (RabbitMQ: `ignore`), which the last two also mean.",
+        "What a node does that hears no majority of its cluster: send its clients away after 2 s, or keep them, blocked (`ignore`). The last two mean `pause_minority`. (RabbitMQ's default: `ignore`.)",
     ),
     KeySpec::accepted(
         "cluster_partition_handling.**",
@@ -60,10 +62,14 @@ pub(super) const KEYS: &[KeySpec] = &[
         ]),
         ONE_NODE,
     ),
-    KeySpec::accepted(
+    KeySpec::list(
         "cluster_formation.classic_config.nodes.$node",
-        Kind::Text(|c, node| c.cluster.nodes.push(node)),
-        ONE_NODE,
+        "",
+        (
+            |c| c.cluster.nodes.clear(),
+            Kind::Text(|c, node| c.cluster.nodes.push(node)),
+        ),
+        "The nodes that found the cluster, this one among them, as `name@host` or `name@host:port` (the port between nodes, 25672 when not given). Without any the node is alone.",
     ),
     KeySpec::accepted(
         "cluster_formation.dns.hostname",
