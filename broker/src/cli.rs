@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use leveret_config::Config;
 
+use crate::local_cluster::LocalCluster;
+
 /// What `leveret` understands.
 pub fn command() -> Command {
     Command::new("leveret")
@@ -28,11 +30,52 @@ pub fn command() -> Command {
                         .help("Folder of everything that is kept [default: ./leveret-data]"),
                 )
                 .arg(
+                    Arg::new("node-name")
+                        .long("node-name")
+                        .value_name("NAME@HOST")
+                        .help("This node's name [default: RABBITMQ_NODENAME, or leveret@ and the host's name]"),
+                )
+                .arg(
                     Arg::new("set")
                         .long("set")
                         .value_name("KEY=VALUE")
                         .action(ArgAction::Append)
                         .help("One setting, over the configuration file; may be repeated"),
+                ),
+        )
+        .subcommand(
+            Command::new("local-cluster")
+                .about("Runs a cluster of several nodes on loopback, for trying and testing")
+                .arg(
+                    Arg::new("nodes")
+                        .long("nodes")
+                        .value_name("N")
+                        .default_value("3")
+                        .value_parser(value_parser!(u16))
+                        .help("How many nodes, 1 to 9"),
+                )
+                .arg(
+                    Arg::new("dir")
+                        .long("dir")
+                        .value_name("DIR")
+                        .default_value("leveret-cluster")
+                        .value_parser(value_parser!(PathBuf))
+                        .help("Folder of the nodes' data"),
+                )
+                .arg(
+                    Arg::new("base-port")
+                        .long("base-port")
+                        .value_name("PORT")
+                        .default_value("5672")
+                        .value_parser(value_parser!(u16))
+                        .help("AMQP port of the first node; the others follow"),
+                )
+                .arg(
+                    Arg::new("set")
+                        .long("set")
+                        .value_name("KEY=VALUE")
+                        .action(ArgAction::Append)
+                        .help("One setting for all nodes; may be repeated"),
                 ),
         )
         .subcommand(
@@ -55,6 +98,7 @@ pub fn main() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand() {
         Some(("server", matches)) => server(matches),
+        Some(("local-cluster", matches)) => local_cluster(matches),
         Some(("ctl", matches)) => {
             let words = matches.get_many::<String>("words").unwrap_or_default();
             Ok(crate::ctl::client::main(words.cloned().collect()))
@@ -78,10 +122,28 @@ fn server(matches: &ArgMatches) -> Result<ExitCode, String> {
     if let Some(dir) = matches.get_one::<String>("data-dir") {
         overrides.push(("leveret.data_dir".to_owned(), dir.clone()));
     }
+    let named = matches.get_one::<String>("node-name").cloned();
+    if let Some(name) = named.or_else(|| std::env::var("RABBITMQ_NODENAME").ok()) {
+        overrides.push(("leveret.node_name".to_owned(), name));
+    }
     run(
         matches.get_one::<PathBuf>("config").map(PathBuf::as_path),
         &overrides,
     )
+}
+
+fn local_cluster(matches: &ArgMatches) -> Result<ExitCode, String> {
+    let settings = matches.get_many::<String>("set").unwrap_or_default();
+    let cluster = LocalCluster {
+        nodes: matches.get_one("nodes").copied().unwrap_or(3),
+        dir: matches
+            .get_one::<PathBuf>("dir")
+            .cloned()
+            .unwrap_or_else(|| PathBuf::from("leveret-cluster")),
+        base_port: matches.get_one("base-port").copied().unwrap_or(5672),
+        settings: settings.cloned().collect(),
+    };
+    cluster.run()
 }
 
 fn run(config: Option<&Path>, overrides: &[(String, String)]) -> Result<ExitCode, String> {

@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 use super::{Channel, Getter, reply_to};
 use crate::connection::core::{Core, Fault};
 use crate::connection::unacked::Unacked;
+use crate::ticket::{Answer, Question};
 
 /// Queues that a channel has fetched from by basic.get, before it looks which of them are still there.
 const GETTERS_SWEEP_MIN: usize = 256;
@@ -119,7 +120,12 @@ impl Channel {
         let queue = core.node.queue_to_consume(&core.session, core.id, &name)?;
         leveret_topology::check_consume_arguments(&queue, &m.arguments)?;
         let priority = priority(&m.arguments);
-        let index = self.consumers.reserve();
+        let failover = cancel_on_failover(&m.arguments);
+        // A consumer that is being attached keeps the place that it was given.
+        let index = match self.attaching {
+            Some(index) => index,
+            None => self.consumers.reserve(),
+        };
         let spec = ConsumerSpec {
             link: core.outbox.clone() as Arc<dyn Link>,
             handle: self.handle_of(index),
@@ -131,7 +137,15 @@ impl Channel {
             passive: false,
         };
         let now_ms = core.now_ms;
-        let Some(slot) = core.node.consume(&queue, spec, now_ms) else {
+        self.attaching = Some(index);
+        let attached = core.ask(Question::Attach, |node, ticket| {
+            node.attach(&queue, spec, now_ms, failover, ticket)
+        });
+        self.attaching = match &attached {
+            Err(fault) if fault.waits => return Err(fault.clone()),
+            _ => None,
+        };
+        let Some(slot) = slot_of(attached?)? else {
             // It may have been deleted in the meantime.
             core.node.queue_to_consume(&core.session, core.id, &name)?;
             return Err(Fault::from(Refusal::access(format!(
@@ -171,7 +185,10 @@ impl Channel {
             && let Some(consumer) = self.consumers.get(index)
         {
             let (queue, slot) = (consumer.queue.clone(), consumer.slot);
-            core.node.cancel(&queue, slot, core.now_ms);
+            let now_ms = core.now_ms;
+            core.ask(Question::Cancel, |node, ticket| {
+                node.cancel_for(&queue, slot, now_ms, ticket)
+            })?;
             // What was on its way to the consumer leaves before cancel-ok.
             self.deliver_own(core);
             self.consumers.remove(index);
@@ -215,9 +232,15 @@ impl Channel {
         let holder = if m.no_ack {
             None
         } else {
-            self.getter(core, &queue)
+            self.getter(core, &queue)?
         };
-        let Some(got) = core.node.get(&queue, holder, now_ms) else {
+        let got = match core.ask(Question::Get, |node, ticket| {
+            node.get(&queue, holder, now_ms, ticket)
+        })? {
+            Answer::Got(got) => got,
+            other => return Err(Fault::mixed_up(&other)),
+        };
+        let Some(got) = got else {
             core.counts.get_empty();
             core.send(self.number, BasicGetEmpty::default());
             return Ok(());
@@ -255,9 +278,13 @@ impl Channel {
     }
 
     /// Who holds what this channel gets from a queue by basic.get.
-    fn getter(&mut self, core: &mut Core, queue: &QueueInfo) -> Option<ConsumerSlot> {
+    fn getter(
+        &mut self,
+        core: &mut Core,
+        queue: &QueueInfo,
+    ) -> Result<Option<ConsumerSlot>, Fault> {
         if let Some(getter) = self.getters.get(&queue.id.0) {
-            return Some(getter.slot);
+            return Ok(Some(getter.slot));
         }
         let spec = ConsumerSpec {
             link: core.outbox.clone() as Arc<dyn Link>,
@@ -269,7 +296,13 @@ impl Channel {
             limiter: None,
             passive: true,
         };
-        let slot = core.node.consume(queue, spec, core.now_ms)?;
+        let now_ms = core.now_ms;
+        let attached = core.ask(Question::Attach, |node, ticket| {
+            node.attach(queue, spec, now_ms, false, ticket)
+        })?;
+        let Some(slot) = slot_of(attached)? else {
+            return Ok(None);
+        };
         if self.getters.len() >= GETTERS_SWEEP_MIN && self.getters.len().is_power_of_two() {
             // Those of queues that are gone hold nothing.
             let topology = core.node.topology();
@@ -286,7 +319,7 @@ impl Channel {
                 slot,
             },
         );
-        Some(slot)
+        Ok(Some(slot))
     }
 
     /// Consumers that exist already come under the window of basic.qos with global=true.
@@ -313,6 +346,13 @@ impl Channel {
     }
 }
 
+fn slot_of(answer: Answer) -> Result<Option<ConsumerSlot>, Fault> {
+    match answer {
+        Answer::Attached(slot) => Ok(slot),
+        other => Err(Fault::mixed_up(&other)),
+    }
+}
+
 /// The content's properties with the header `x-delivery-count`.
 pub(super) fn with_delivery_count(properties: &[u8], count: u32) -> Vec<u8> {
     let raw = PropertiesRef::new(properties);
@@ -331,6 +371,11 @@ pub(super) fn tag_in_use(tag: &[u8]) -> Fault {
             String::from_utf8_lossy(tag)
         ),
     )
+}
+
+/// `x-cancel-on-ha-failover` of basic.consume (RabbitMQ extension): basic.cancel instead of a silent move to the next leader.
+fn cancel_on_failover(arguments: &FieldTable) -> bool {
+    arguments.get("x-cancel-on-ha-failover") == Some(&FieldValue::Bool(true))
 }
 
 /// `x-priority` of basic.consume (RabbitMQ extension), 0 if there is none.

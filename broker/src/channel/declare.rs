@@ -7,15 +7,17 @@ use leveret_protocol::method::{
     QueueUnbindOk,
 };
 use leveret_protocol::{FieldTable, Method, ShortStr};
+use leveret_storage::Location;
 use leveret_topology::{
     Actor, Arguments, ChangeBinding, Command, DeclareExchange, DeclareQueue, DeleteExchange,
-    DeleteQueue, Destination, Key, Name, Permission, Placement, QueueInfo, Refusal, Resource,
-    in_use, not_empty, strip_cr_lf,
+    DeleteQueue, Destination, Key, Name, Outcome, Permission, Placement, QueueInfo, Refusal,
+    Resource, in_use, not_empty, strip_cr_lf,
 };
 
 use super::Channel;
 use crate::connection::core::{Core, Fault};
 use crate::connection::name;
+use crate::ticket::{Answer, Question};
 
 /// A name to declare: RabbitMQ drops line ends from it.
 fn declared(text: &ShortStr) -> Name {
@@ -61,9 +63,38 @@ impl Core {
         command: &Command,
         answer: Option<Method>,
     ) -> Result<(), Fault> {
-        let (_, at) = self.node.propose(command)?;
+        let (_, at) = self.outcome_of(|| command.clone())?;
         self.send_durably(channel, answer, at);
         Ok(())
+    }
+
+    /// Proposes a command; its outcome, and what must be durable before anyone is told.
+    fn outcome_of(
+        &mut self,
+        command: impl FnOnce() -> Command,
+    ) -> Result<(Outcome, Option<Location>), Fault> {
+        match self.ask(Question::Proposal, |node, ticket| {
+            node.propose_for(&command(), ticket)
+        })? {
+            Answer::Proposed(proposed) => Ok(proposed?),
+            other => Err(Fault::mixed_up(&other)),
+        }
+    }
+
+    /// Ready messages and consumers of a queue. `touch`: the queue is declared.
+    fn counts_of(&mut self, queue: &QueueInfo, touch: bool) -> Result<(u64, u32), Fault> {
+        let now_ms = self.now_ms;
+        match self.ask(Question::Counts, |node, ticket| {
+            node.counts_for(queue, touch, now_ms, ticket)
+        })? {
+            Answer::Counts(ready, consumers) => Ok((ready, consumers)),
+            other => Err(Fault::mixed_up(&other)),
+        }
+    }
+
+    /// Whether the method has made its proposal in an earlier run, and with it its checks.
+    fn has_proposed(&self) -> bool {
+        self.asked.before(Question::Proposal)
     }
 }
 
@@ -91,11 +122,12 @@ impl Channel {
             user: Some(core.session.user.clone()),
             ..DeclareExchange::new(&vhost, &exchange, &m.kind.to_string_lossy())
         };
-        let exists = core.check(|topology, actor| {
-            topology
-                .check_declare_exchange(&declare, Some(actor))
-                .map(|found| found.is_some())
-        })?;
+        let exists = !core.has_proposed()
+            && core.check(|topology, actor| {
+                topology
+                    .check_declare_exchange(&declare, Some(actor))
+                    .map(|found| found.is_some())
+            })?;
         let reply = answer(m.no_wait, ExchangeDeclareOk {});
         if exists {
             core.send_durably(self.number, reply, None);
@@ -114,7 +146,9 @@ impl Channel {
             name: declared(&m.exchange),
             if_unused: m.if_unused,
         };
-        core.check(|topology, actor| topology.check_delete_exchange(&delete, Some(actor)))?;
+        if !core.has_proposed() {
+            core.check(|topology, actor| topology.check_delete_exchange(&delete, Some(actor)))?;
+        }
         let reply = answer(m.no_wait, ExchangeDeleteOk {});
         core.propose(self.number, &Command::DeleteExchange(delete), reply)
     }
@@ -179,7 +213,8 @@ impl Channel {
         change: ChangeBinding,
         reply: Option<Method>,
     ) -> Result<(), Fault> {
-        let exists = core.check(|topology, actor| topology.check_bind(&change, Some(actor)))?;
+        let exists = !core.has_proposed()
+            && core.check(|topology, actor| topology.check_bind(&change, Some(actor)))?;
         if exists {
             core.send_durably(self.number, reply, None);
             return Ok(());
@@ -193,7 +228,8 @@ impl Channel {
         change: ChangeBinding,
         reply: Option<Method>,
     ) -> Result<(), Fault> {
-        let exists = core.check(|topology, actor| topology.check_unbind(&change, Some(actor)))?;
+        let exists = core.has_proposed()
+            || core.check(|topology, actor| topology.check_unbind(&change, Some(actor)))?;
         if !exists {
             core.send_durably(self.number, reply, None);
             return Ok(());
@@ -223,11 +259,12 @@ impl Channel {
         } else {
             declared(&m.queue)
         };
-        let group = core.node.place(&vhost, &queue);
+        let durable = m.durable && !m.exclusive;
+        let group = core.node.place(&vhost, &queue, durable);
         let declare = DeclareQueue {
             server_named,
             // An exclusive queue is never durable, whatever it was declared as.
-            durable: m.durable && !m.exclusive,
+            durable,
             auto_delete: m.auto_delete,
             exclusive_owner: m.exclusive.then_some(core.id),
             arguments: Arguments::from(m.arguments),
@@ -238,20 +275,23 @@ impl Channel {
             user: Some(core.session.user.clone()),
             ..DeclareQueue::new(&vhost, &queue)
         };
-        let found = core.check(|topology, actor| {
-            let found = topology
-                .check_declare_queue(&declare, Some(actor))?
-                .cloned();
-            if let Some(found) = &found {
-                leveret_topology::check_exclusive_access(found, actor.connection)?;
-            }
-            Ok(found)
-        })?;
-        core.counts.queues_declared += 1;
+        let found = if core.has_proposed() {
+            None
+        } else {
+            core.check(|topology, actor| {
+                let found = topology
+                    .check_declare_queue(&declare, Some(actor))?
+                    .cloned();
+                if let Some(found) = &found {
+                    leveret_topology::check_exclusive_access(found, actor.connection)?;
+                }
+                Ok(found)
+            })?
+        };
         let (queue, at) = match found {
             Some(queue) => (Some(queue), None),
             None => {
-                let (outcome, at) = core.node.propose(&Command::DeclareQueue(declare))?;
+                let (outcome, at) = core.outcome_of(|| Command::DeclareQueue(declare))?;
                 (outcome.queue, at)
             }
         };
@@ -261,7 +301,8 @@ impl Channel {
                 "no queue",
             ));
         };
-        self.declared(core, &queue, m.no_wait, at);
+        self.declared(core, &queue, m.no_wait, at)?;
+        core.counts.queues_declared += 1;
         Ok(())
     }
 
@@ -273,8 +314,7 @@ impl Channel {
             leveret_topology::check_exclusive_access(queue, actor.connection)?;
             Ok(queue.clone())
         })?;
-        self.declared(core, &queue, m.no_wait, None);
-        Ok(())
+        self.declared(core, &queue, m.no_wait, None)
     }
 
     fn declared(
@@ -282,10 +322,9 @@ impl Channel {
         core: &mut Core,
         queue: &QueueInfo,
         no_wait: bool,
-        at: Option<leveret_storage::Location>,
-    ) {
-        core.node.touch(queue, core.now_ms);
-        let (messages, consumers) = core.node.counts(queue);
+        at: Option<Location>,
+    ) -> Result<(), Fault> {
+        let (messages, consumers) = core.counts_of(queue, true)?;
         self.last_queue = Some(queue.name.clone());
         let reply = QueueDeclareOk {
             queue: ShortStr::truncated(queue.name.as_bytes()),
@@ -293,6 +332,7 @@ impl Channel {
             consumer_count: consumers,
         };
         core.send_durably(self.number, answer(no_wait, reply), at);
+        Ok(())
     }
 
     pub(super) fn queue_delete(&mut self, core: &mut Core, m: QueueDelete) -> Result<(), Fault> {
@@ -302,13 +342,17 @@ impl Channel {
             declared(&m.queue)
         };
         let vhost = core.session.vhost.clone();
+        let mut message_count = 0;
+        let mut command = None;
+        if core.has_proposed() {
+            // Only the answer is missing: what is proposed is known, and the count was asked for before.
+            return self.queue_deleted(core, m.no_wait);
+        }
         let found = core.check(|topology, actor| {
             Ok(topology.check_delete_queue(&vhost, &queue, actor)?.cloned())
         })?;
-        let mut message_count = 0;
-        let mut command = None;
         if let Some(found) = found {
-            let (messages, consumers) = core.node.counts(&found);
+            let (messages, consumers) = core.counts_of(&found, false)?;
             if m.if_empty && messages > 0 {
                 return Err(not_empty(found.resource()).into());
             }
@@ -333,6 +377,23 @@ impl Channel {
         }
     }
 
+    /// The second half of queue.delete, run again: the answer to its proposal is there.
+    fn queue_deleted(&mut self, core: &mut Core, no_wait: bool) -> Result<(), Fault> {
+        let counted = core.ask(Question::Counts, |_, _| None)?;
+        let Answer::Counts(messages, _) = counted else {
+            return Err(Fault::mixed_up(&counted));
+        };
+        let proposed = core.ask(Question::Proposal, |_, _| None)?;
+        let Answer::Proposed(proposed) = proposed else {
+            return Err(Fault::mixed_up(&proposed));
+        };
+        let (_, at) = proposed?;
+        let message_count = u32::try_from(messages).unwrap_or(u32::MAX);
+        let reply = answer(no_wait, QueueDeleteOk { message_count });
+        core.send_durably(self.number, reply, at);
+        Ok(())
+    }
+
     pub(super) fn queue_purge(&mut self, core: &mut Core, m: QueuePurge) -> Result<(), Fault> {
         let queue = self.queue_name(&m.queue)?;
         let vhost = core.session.vhost.clone();
@@ -342,7 +403,13 @@ impl Channel {
             leveret_topology::check_exclusive_access(queue, actor.connection)?;
             Ok(queue.clone())
         })?;
-        let purged = core.node.purge(&queue, core.now_ms);
+        let now_ms = core.now_ms;
+        let purged = match core.ask(Question::Purge, |node, ticket| {
+            node.purge_for(&queue, now_ms, ticket)
+        })? {
+            Answer::Purged(purged) => purged,
+            other => return Err(Fault::mixed_up(&other)),
+        };
         let reply = QueuePurgeOk {
             message_count: u32::try_from(purged).unwrap_or(u32::MAX),
         };

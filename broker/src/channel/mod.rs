@@ -60,6 +60,8 @@ pub struct Channel {
     limiter: Option<Arc<Limiter>>,
     last_queue: Option<leveret_topology::Name>,
     reply_to: Option<reply_to::ReplyTo>,
+    /// The place of a consumer whose queue has not answered yet.
+    attaching: Option<u32>,
 }
 
 impl Channel {
@@ -80,6 +82,7 @@ impl Channel {
             limiter: None,
             last_queue: None,
             reply_to: None,
+            attaching: None,
         }
     }
 

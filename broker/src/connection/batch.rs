@@ -1,10 +1,13 @@
 //! What one read of a socket adds up to, before it is submitted.
 
+use std::sync::Arc;
+
 use leveret_cluster::GroupId;
 use leveret_queue::entry::MemoryGauge;
 use leveret_queue::{EntryBuilder, QueueId, UnackedRange};
 use leveret_storage::Location;
 
+use crate::mirror::session::Refused;
 use crate::node::{Settle, SettleRange};
 
 /// An entry is submitted when it has grown to this size.
@@ -19,6 +22,19 @@ pub struct Mark {
     pub channel: u16,
     /// Its confirm tag.
     pub tag: u64,
+}
+
+/// A part of a batch that a session has taken: it is safe once the session is committed up to the number.
+#[derive(Clone, Debug)]
+pub struct InSession {
+    /// The group.
+    pub group: GroupId,
+    /// The number of the part.
+    pub number: u64,
+    /// Publishes in it that are to be confirmed, in the order of their ops.
+    pub marks: Arc<[Mark]>,
+    /// Ops among them that queues refused, once it is safe.
+    pub refused: Refused,
 }
 
 /// What is collected for one group.
@@ -74,6 +90,8 @@ pub struct Batch {
     pub nacks: Vec<(u16, u64)>,
     /// The last record of messages that the batch appended so far.
     pub at: Option<Location>,
+    /// Parts of it that sessions have taken.
+    pub sessions: Vec<InSession>,
     /// The last record of acknowledgements likewise.
     pub settled: Option<Location>,
     /// Bytes that it appended.

@@ -5,13 +5,19 @@
 
 use std::collections::VecDeque;
 
+use leveret_cluster::GroupId;
+
 use leveret_storage::Location;
+
+use super::batch::InSession;
 
 /// Confirms of one batch and one channel.
 #[derive(Debug)]
 pub struct Pending {
-    /// Wait for this record; `Location::ZERO`: nothing to wait for.
+    /// Wait for this record; `Location::ZERO`: for none.
     pub at: Location,
+    /// Wait for these sessions.
+    pub sessions: Vec<InSession>,
     /// The channel.
     pub channel: u16,
     /// The incarnation of the channel: a number that was closed and opened again is another channel.
@@ -40,10 +46,17 @@ impl Confirms {
         self.queue.push_back(pending);
     }
 
-    /// Takes the front if it need not wait any longer.
-    pub fn pop(&mut self, durable: Location) -> Option<Pending> {
+    /// Takes the front if it need not wait any longer. `committed`: up to which number a group's session is committed.
+    pub fn pop(
+        &mut self,
+        durable: Location,
+        committed: impl Fn(GroupId) -> u64,
+    ) -> Option<Pending> {
         let front = self.queue.front()?;
         if front.at >= durable && front.at != Location::ZERO {
+            return None;
+        }
+        if front.sessions.iter().any(|s| committed(s.group) < s.number) {
             return None;
         }
         let pending = self.queue.pop_front()?;
@@ -54,9 +67,10 @@ impl Confirms {
         Some(pending)
     }
 
-    /// What the front waits for.
+    /// The record that the front waits for. Sessions wake the connection by themselves.
     pub fn waits_for(&self) -> Option<Location> {
-        self.queue.front().map(|p| p.at)
+        let at = self.queue.front()?.at;
+        (at != Location::ZERO).then_some(at)
     }
 
     /// Bytes that are appended and not known to be durable.
@@ -72,11 +86,15 @@ impl Confirms {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::mirror::session::Refused;
 
     fn pending(at: Location, tag: u64) -> Pending {
         Pending {
             at,
+            sessions: Vec::new(),
             channel: 1,
             generation: 1,
             first: tag,
@@ -96,12 +114,43 @@ mod tests {
         confirms.push(pending(late, 3));
         assert_eq!((confirms.waits_for(), confirms.bytes()), (Some(early), 30));
         // The durable location is where the next record would be: a record at it is not safe.
-        assert!(confirms.pop(early).is_none());
-        let mut popped = || confirms.pop(late).map(|p| p.tag);
+        assert!(confirms.pop(early, |_| 0).is_none());
+        let mut popped = || confirms.pop(late, |_| 0).map(|p| p.tag);
         assert_eq!([popped(), popped(), popped()], [Some(1), Some(2), None]);
         assert_eq!((confirms.waits_for(), confirms.bytes()), (Some(late), 10));
-        assert_eq!(confirms.pop(Location::new(2, 0)).map(|p| p.tag), Some(3));
+        assert_eq!(
+            confirms.pop(Location::new(2, 0), |_| 0).map(|p| p.tag),
+            Some(3)
+        );
         assert!(confirms.is_empty());
         assert_eq!((confirms.waits_for(), confirms.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_in_sessions_waits_for_all_of_them() {
+        let mut confirms = Confirms::default();
+        let sessions = [(3, 7), (4, 2)].map(|(group, number)| InSession {
+            group,
+            number,
+            marks: Arc::default(),
+            refused: Refused::default(),
+        });
+        confirms.push(Pending {
+            sessions: sessions.to_vec(),
+            ..pending(Location::ZERO, 1)
+        });
+        assert_eq!(confirms.waits_for(), None);
+        let at = Location::new(1, 64);
+        assert!(
+            confirms
+                .pop(at, |group| u64::from(group == 3) * 7)
+                .is_none()
+        );
+        assert!(
+            confirms
+                .pop(at, |group| u64::from(group == 4) * 2)
+                .is_none()
+        );
+        assert!(confirms.pop(at, |_| 7).is_some());
     }
 }

@@ -8,11 +8,13 @@ use leveret_queue::{Delivery, EntryBuilder};
 use leveret_storage::{AppendError, Location};
 use leveret_topology::{Name, OwnerId, QueueInfo, Refusal};
 
-use super::batch::{Batch, ENTRY_BYTES_MAX, Mark};
+use super::batch::{Batch, ENTRY_BYTES_MAX, InSession, Mark};
 use super::confirms::{Confirms, Pending};
 use super::routes::RouteCache;
+use crate::mirror::session::Refused;
 use crate::node::{Counts, Node};
 use crate::outbox::{Event, Outbox};
+use crate::ticket::{Answer, Asked, Question, Ticket};
 
 /// A method was refused: a channel or a connection exception, by the code.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Fault {
     pub text: String,
     /// A soft code that closes the connection all the same.
     pub hard: bool,
+    /// It is no fault: an answer is awaited, and the method is to be handled again when it is there.
+    pub waits: bool,
 }
 
 impl Fault {
@@ -32,6 +36,7 @@ impl Fault {
             code,
             text: text.into(),
             hard: code.is_hard(),
+            waits: false,
         }
     }
 
@@ -41,7 +46,24 @@ impl Fault {
             code,
             text: text.into(),
             hard: true,
+            waits: false,
         }
+    }
+
+    /// An answer is not there yet.
+    fn wait() -> Fault {
+        Fault {
+            code: ReplyCode::InternalError,
+            text: String::new(),
+            hard: false,
+            waits: true,
+        }
+    }
+
+    /// The answer is of another kind than the question: a bug, or a peer that lies.
+    pub fn mixed_up(answer: &Answer) -> Fault {
+        tracing::error!(?answer, "an answer of the wrong kind");
+        Fault::new(ReplyCode::InternalError, "unexpected answer")
     }
 
     /// 406 PRECONDITION_FAILED.
@@ -112,6 +134,8 @@ pub struct Core {
     pub routes: RouteCache,
     /// A reply that waits for the journal.
     pub hold: Option<Hold>,
+    /// What the method that is being handled has asked for.
+    pub asked: Asked,
     /// Agreed size of a frame, octets with overhead; 0 is no limit.
     pub frame_max: u32,
     /// The time of this turn, milliseconds since 1970.
@@ -148,6 +172,7 @@ impl Core {
             confirms: Confirms::default(),
             routes: RouteCache::default(),
             hold: None,
+            asked: Asked::default(),
             frame_max,
             now_ms,
             published: false,
@@ -169,6 +194,34 @@ impl Core {
     pub fn end_turn(&mut self) {
         if self.counts != Counts::default() {
             self.node.counters().add(&mut self.counts);
+        }
+    }
+
+    /// Asks for something that may not be known at once: `start` answers, or keeps the ticket and answers it later.
+    ///
+    /// # Errors
+    /// The answer is not there yet ([`Fault::waits`]): the handler must end, and runs again from its beginning. Or there will be none:
+    /// 541 INTERNAL_ERROR.
+    pub fn ask(
+        &mut self,
+        question: Question,
+        start: impl FnOnce(&Node, &Arc<Ticket>) -> Option<Answer>,
+    ) -> Result<Answer, Fault> {
+        let ticket = match self.asked.next(question) {
+            Some(ticket) => ticket,
+            None => {
+                let ticket = Ticket::new(question, Arc::clone(&self.outbox));
+                if let Some(answer) = start(&self.node, &ticket) {
+                    ticket.set(answer);
+                }
+                self.asked.push(Arc::clone(&ticket));
+                ticket
+            }
+        };
+        match ticket.get() {
+            Some(Answer::Unavailable(text)) => Err(Fault::new(ReplyCode::InternalError, text)),
+            Some(answer) => Ok(answer),
+            None => Err(Fault::wait()),
         }
     }
 
@@ -316,6 +369,20 @@ impl Core {
         let marks = std::mem::take(&mut batch.marks);
         let sync = !self.batch.confirms.is_empty();
         let bytes = entry.as_ref().map_or(0, EntryBuilder::len);
+        if let Some(session) = self.node.session(group) {
+            let refused = Refused::default();
+            let number = session.submit(entry, &[], Some(self.outbox.clone()), Some(&refused));
+            let marks = marks.into();
+            return self.in_session(
+                InSession {
+                    group,
+                    number,
+                    marks,
+                    refused,
+                },
+                bytes,
+            );
+        }
         match self.node.submit(group, entry, &[], sync, self.now_ms) {
             Ok(submitted) => {
                 self.refused(&submitted.refused, &marks);
@@ -325,6 +392,14 @@ impl Core {
                 }
             }
             Err(_) => self.batch.failed = true,
+        }
+    }
+
+    /// Remembers what a session has taken of the batch.
+    fn in_session(&mut self, part: InSession, bytes: usize) {
+        if part.number > 0 {
+            self.batch.bytes += bytes;
+            self.batch.sessions.push(part);
         }
     }
 
@@ -367,6 +442,23 @@ impl Core {
             if entry.is_none() && settles.is_empty() {
                 continue;
             }
+            if let Some(session) = self.node.session(group) {
+                let refused = Refused::default();
+                let number =
+                    session.submit(entry, &settles, Some(self.outbox.clone()), Some(&refused));
+                let marks = marks.into();
+                self.in_session(
+                    InSession {
+                        group,
+                        number,
+                        marks,
+                        refused,
+                    },
+                    bytes,
+                );
+                self.batch.give_back(group, Vec::new(), settles);
+                continue;
+            }
             match self.node.submit(group, entry, &settles, sync, self.now_ms) {
                 Ok(submitted) => {
                     self.refused(&submitted.refused, &marks);
@@ -393,6 +485,7 @@ impl Core {
             self.node.store().journal().request_sync();
         }
         let mut bytes = std::mem::take(&mut self.batch.bytes);
+        let sessions = std::mem::take(&mut self.batch.sessions);
         if self.batch.failed {
             // The journal is poisoned: nothing of this is safe, so nothing is confirmed. The node is about to stop.
             self.batch.failed = false;
@@ -411,6 +504,8 @@ impl Core {
                 .map(|(_, t)| *t);
             self.confirms.push(Pending {
                 at: at.unwrap_or(Location::ZERO),
+                // Each channel finds its own tags in the marks.
+                sessions: sessions.clone(),
                 channel: confirmed.channel,
                 generation: generation_of(confirmed.channel),
                 first: confirmed.first,
@@ -420,6 +515,20 @@ impl Core {
             });
         }
         self.batch.confirms = confirms;
+        if bytes > 0 && !sessions.is_empty() {
+            // Nobody waits for a confirm, but what is not committed counts against the connection.
+            self.confirms.push(Pending {
+                at: at.unwrap_or(Location::ZERO),
+                sessions,
+                channel: 0,
+                generation: u32::MAX,
+                first: 0,
+                tag: 0,
+                nacks: Vec::new(),
+                bytes,
+            });
+            return;
+        }
         if bytes > 0
             && let Some(at) = at
             && self.node.store().journal().pending_bytes() >= PACE_BYTES
@@ -428,6 +537,7 @@ impl Core {
             self.node.store().journal().request_sync();
             self.confirms.push(Pending {
                 at,
+                sessions: Vec::new(),
                 channel: 0,
                 generation: u32::MAX,
                 first: 0,
@@ -444,10 +554,15 @@ impl Core {
         let mut confirmed = 0;
         // Several batches of one channel become one ack: (channel, first, last).
         let mut open: Option<(u16, u64, u64)> = None;
-        while let Some(pending) = self.confirms.pop(durable) {
+        let node = Arc::clone(&self.node);
+        let committed = |group| node.session(group).map_or(u64::MAX, |s| s.committed());
+        while let Some(mut pending) = self.confirms.pop(durable, committed) {
             let channel = pending.channel;
             if generation_of(channel) != pending.generation {
                 continue;
+            }
+            if !pending.sessions.is_empty() {
+                pending.nacks = refused_in(&pending);
             }
             confirmed += pending.tag + 1 - pending.first;
             let mut first = match open.take() {
@@ -478,4 +593,19 @@ impl Core {
         }
         confirmed
     }
+}
+
+/// Tags of a channel that queues refused after they were taken by sessions, ascending.
+fn refused_in(pending: &Pending) -> Vec<u64> {
+    let mut tags = pending.nacks.clone();
+    for part in &pending.sessions {
+        for op in part.refused.lock().iter() {
+            let at = part.marks.binary_search_by_key(op, |m| m.op);
+            let mark = at.ok().and_then(|at| part.marks.get(at));
+            tags.extend(mark.filter(|m| m.channel == pending.channel).map(|m| m.tag));
+        }
+    }
+    tags.sort_unstable();
+    tags.dedup();
+    tags
 }

@@ -55,7 +55,7 @@ impl Connection {
             if rest.is_empty() || self.phase == Phase::Closed {
                 break;
             }
-            if self.core.hold.is_some() || self.core.out.len() >= OUTPUT_BYTES_MAX {
+            if self.is_held() || self.core.out.len() >= OUTPUT_BYTES_MAX {
                 self.waited = true;
                 break;
             }
@@ -95,13 +95,23 @@ impl Connection {
                 return bytes.len();
             }
         };
-        match self.frame(&frame, bytes.get(size..).unwrap_or_default()) {
+        self.core.asked.restart();
+        let done = match self.frame(&frame, bytes.get(size..).unwrap_or_default()) {
             Ok(more) => size + more,
+            Err(failed) if failed.fault.waits => {
+                // The frame stays, and is handled again when the answer is there.
+                self.waited = true;
+                return 0;
+            }
             Err(failed) => {
                 self.fail(frame.channel, failed);
                 size
             }
+        };
+        if !self.core.asked.is_empty() {
+            self.core.asked.clear();
         }
+        done
     }
 
     /// A frame that cannot be told from garbage: nothing behind it can be trusted.

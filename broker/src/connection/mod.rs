@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use leveret_protocol::method::{ConnectionBlocked, ConnectionClose, ConnectionUnblocked};
 use leveret_protocol::{ReplyCode, ShortStr};
 use leveret_queue::Delivery;
-use leveret_topology::{Name, OwnerId};
+use leveret_topology::Name;
 
 use self::core::{Core, Fault};
 use crate::channel::Channel;
@@ -94,7 +94,7 @@ pub struct Connection {
 impl Connection {
     /// A socket was accepted.
     pub fn new(node: Arc<Node>, peer: Peer) -> Connection {
-        let id = OwnerId(u128::from(node.now_ms()) << 64 | node.next_number());
+        let id = node.new_owner();
         let outbox = Arc::new(Outbox::default());
         let session = handshake::nobody();
         let frame_max = node.config().limits.initial_frame_max.max(4096);
@@ -159,11 +159,17 @@ impl Connection {
         self.blocked.is_some() && self.core.published && self.phase == Phase::Running
     }
 
+    /// A reply waits for the journal, or a method for an answer from elsewhere.
+    #[inline]
+    fn is_held(&self) -> bool {
+        self.core.hold.is_some() || self.core.asked.waits()
+    }
+
     /// Whether the socket should be read.
     pub fn reading(&self) -> Reading {
         if self.phase == Phase::Closed {
             Reading::Over
-        } else if self.core.hold.is_some()
+        } else if self.is_held()
             || self.core.out.len() >= OUTPUT_BYTES_MAX
             || self.core.confirms.bytes() >= UNSYNCED_BYTES_MAX
             || self.is_blocked()
@@ -211,7 +217,11 @@ impl Connection {
     pub fn turn(&mut self) {
         self.core.begin_turn();
         self.settle_up();
-        if self.phase == Phase::Running && self.core.out.len() < DELIVER_BYTES_MAX {
+        // What a method waits for may change what a delivery is for: a consumer is there once its consume-ok is.
+        if self.phase == Phase::Running
+            && self.core.out.len() < DELIVER_BYTES_MAX
+            && self.core.asked.is_empty()
+        {
             self.deliver();
         } else {
             // A peer that does not read must not keep the connection from being closed.
@@ -275,7 +285,8 @@ impl Connection {
     fn take_events(&mut self) {
         // A cancelled consumer is told after the answer to the method that cancelled it.
         let mut events = Vec::new();
-        self.core.take_events(&mut events, self.core.hold.is_some());
+        let held = self.is_held();
+        self.core.take_events(&mut events, held);
         for event in events {
             match event {
                 Event::ConsumerCancelled { handle } => self.consumer_cancelled(handle),
@@ -388,6 +399,7 @@ impl Connection {
     /// Gives back what the connection has: channels, consumers, exclusive queues. The output stays.
     pub fn release(&mut self) {
         self.core.hold = None;
+        self.core.asked.clear();
         self.core.now_ms = self.core.node.now_ms();
         self.core.outbox.close();
         // First no consumer is left, so that nothing that returns is delivered to another one of this connection.

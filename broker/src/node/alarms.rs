@@ -32,6 +32,7 @@ impl Limits {
 pub struct Alarms {
     memory: AtomicBool,
     disk: AtomicBool,
+    minority: AtomicBool,
     limits: Mutex<Limits>,
 }
 
@@ -41,6 +42,7 @@ impl Alarms {
         Alarms {
             memory: AtomicBool::new(false),
             disk: AtomicBool::new(false),
+            minority: AtomicBool::new(false),
             limits: Mutex::new(Limits {
                 memory: resources.memory_high_watermark,
                 disk: resources.disk_free_limit,
@@ -57,7 +59,14 @@ impl Alarms {
     /// Whether publishers are blocked.
     #[inline]
     pub fn any(&self) -> bool {
-        self.memory.load(Ordering::Acquire) || self.disk.load(Ordering::Acquire)
+        self.memory.load(Ordering::Acquire)
+            || self.disk.load(Ordering::Acquire)
+            || self.minority.load(Ordering::Acquire)
+    }
+
+    /// Sets whether the node hears no majority of its cluster; says whether that changed.
+    pub fn set_minority(&self, minority: bool) -> bool {
+        self.minority.swap(minority, Ordering::AcqRel) != minority
     }
 
     /// Memory is above the watermark.
@@ -85,6 +94,9 @@ impl Alarms {
             (true, true) => "disk & memory",
             (true, false) => "disk",
             (false, true) => "memory",
+            (false, false) if self.minority.load(Ordering::Acquire) => {
+                return Some("no majority of the cluster".to_owned());
+            }
             (false, false) => return None,
         };
         Some(format!("low on {resources}"))

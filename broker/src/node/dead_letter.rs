@@ -1,10 +1,14 @@
 //! Dead-lettering (RabbitMQ extension): a message that was rejected, expired, dropped or returned too often goes to the
 //! dead-letter exchange of its queue, with the story of its deaths in the header `x-death`.
 
+use std::sync::{Arc, Weak};
+
+use leveret_cluster::Notify;
 use leveret_protocol::properties::{PropertiesEdit, Property};
 use leveret_protocol::{FieldTable, FieldValue, PropertiesRef};
 use leveret_queue::{DeadLetter, DeadReason, EntryBuilder, NewMessage};
 use leveret_topology::{QueueId, QueueInfo};
+use parking_lot::Mutex;
 
 use super::{After, Attributes, Node};
 
@@ -25,10 +29,15 @@ impl Node {
         after
     }
 
-    fn publish_dead(&self, source: &QueueInfo, dead: &DeadLetter, now_ms: u64) -> After {
-        let mut after = After::default();
+    /// The dead letter as an entry of each group that owns some of its targets.
+    fn dead_entries(
+        &self,
+        source: &QueueInfo,
+        dead: &DeadLetter,
+        now_ms: u64,
+    ) -> Vec<(u32, EntryBuilder)> {
         let Some(exchange) = source.settings.dead_letter_exchange.clone() else {
-            return after;
+            return Vec::new();
         };
         let (_, routing_key, raw, body) = dead.message.content();
         let properties = PropertiesRef::new(raw);
@@ -67,6 +76,7 @@ impl Node {
         let mut groups: Vec<u32> = queues.iter().map(|q| q.group).collect();
         groups.sort_unstable();
         groups.dedup();
+        let mut entries = Vec::with_capacity(groups.len());
         for id in groups {
             let ids: Vec<u64> = queues
                 .iter()
@@ -76,6 +86,14 @@ impl Node {
             let journal = message.persistent && queues.iter().any(|q| q.group == id && q.durable);
             let mut entry = EntryBuilder::with_capacity(256 + body.len() + properties.len());
             entry.enqueue(&ids, &message, journal);
+            entries.push((id, entry));
+        }
+        entries
+    }
+
+    fn publish_dead(&self, source: &QueueInfo, dead: &DeadLetter, now_ms: u64) -> After {
+        let mut after = After::default();
+        for (id, entry) in self.dead_entries(source, dead, now_ms) {
             let Some(group) = self.group(id) else {
                 continue;
             };
@@ -85,6 +103,62 @@ impl Node {
             }
         }
         after
+    }
+
+    /// Publishes a dead letter of a mirrored queue; its source settles it once all its targets have it committed.
+    pub fn dead_letter_mirrored(self: &Arc<Self>, group: u32, dead: DeadLetter) {
+        let now_ms = self.now_ms();
+        let source = self.topology().queue_by_id(QueueId(dead.queue)).cloned();
+        let Some(source) = source else { return };
+        let way = Arc::new(DeadLetterWay {
+            node: Arc::downgrade(self),
+            group,
+            queue: dead.queue,
+            seq: dead.seq,
+            reason: dead.reason,
+            targets: Mutex::new(None),
+        });
+        let mut targets = Vec::new();
+        for (id, entry) in self.dead_entries(&source, &dead, now_ms) {
+            if let Some(session) = self.session(id) {
+                let who: Arc<dyn Notify> = way.clone();
+                targets.push((id, session.submit(Some(entry), &[], Some(who), None)));
+            }
+        }
+        if dead.held {
+            *way.targets.lock() = Some(targets);
+            way.notify();
+        }
+    }
+}
+
+/// A dead letter that its targets have not all committed.
+struct DeadLetterWay {
+    node: Weak<Node>,
+    group: u32,
+    queue: u64,
+    seq: u64,
+    reason: DeadReason,
+    /// Groups and the session's numbers there; nothing once it is done.
+    targets: Mutex<Option<Vec<(u32, u64)>>>,
+}
+
+impl Notify for DeadLetterWay {
+    fn notify(&self) {
+        let Some(node) = self.node.upgrade() else {
+            return;
+        };
+        let mut targets = self.targets.lock();
+        let safe =
+            |(id, number): &(u32, u64)| node.session(*id).is_none_or(|s| s.committed() >= *number);
+        if !targets.as_ref().is_some_and(|t| t.iter().all(safe)) {
+            return;
+        }
+        *targets = None;
+        drop(targets);
+        if let Some(session) = node.session(self.group) {
+            session.dead_lettered(self.queue, self.seq, self.reason);
+        }
     }
 }
 

@@ -22,16 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::store::BodyStore;
 use super::transaction::{Committed, Part};
 
-/// How a consumer settles what it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settle {
-    /// basic.ack.
-    Ack,
-    /// basic.reject or basic.nack without requeue.
-    Drop,
-    /// basic.reject or basic.nack with requeue, basic.recover.
-    Requeue,
-}
+pub use leveret_queue::Settle;
 
 /// Deliveries of one consumer that are settled alike.
 #[derive(Clone, Copy, Debug)]

@@ -141,6 +141,16 @@ impl Keeper {
         }
         self.last_bytes = bytes;
         self.last_end = end;
+        if let Some(mirror) = self.node.mirror() {
+            match mirror.checkpoint() {
+                Ok(removed) => tracing::debug!(removed, "checkpoint"),
+                Err(error) => {
+                    tracing::error!(%error, "checkpoint failed; the journal grows until one succeeds");
+                }
+            }
+            self.last_round = Instant::now();
+            return;
+        }
         match self.node.checkpoint() {
             Ok(round) => tracing::debug!(?round, "checkpoint"),
             Err(error) => {
@@ -200,11 +210,23 @@ impl Node {
         reclaim::round(&self.store, &groups, RELOCATE_BYTES_MAX)
     }
 
+    /// Blocks publishers while this node hears no majority of its cluster: others do not wait for it any more.
+    pub fn set_minority(&self, minority: bool) {
+        let limits = self.alarms.limits();
+        if self.alarms.set_minority(minority) {
+            self.tell_alarms();
+        }
+        drop(limits);
+    }
+
     /// Sets or clears alarms and tells all connections if anything changed.
     pub fn set_alarms(&self, memory: bool, disk: bool) {
-        if !self.alarms.set(memory, disk) {
-            return;
+        if self.alarms.set(memory, disk) {
+            self.tell_alarms();
         }
+    }
+
+    fn tell_alarms(&self) {
         let reason = self.alarms.reason();
         match &reason {
             Some(reason) => tracing::warn!(%reason, "publishers are blocked"),
@@ -224,6 +246,12 @@ impl Node {
                     self.after(after, now_ms);
                 }
                 next = next.min(group.next_timer_ms());
+            }
+            for mirrored in self.mirror().map_or(&[][..], |m| m.groups()) {
+                if mirrored.group.next_timer_ms() <= now_ms {
+                    mirrored.group.tick(now_ms);
+                }
+                next = next.min(mirrored.group.next_timer_ms());
             }
             // A rung bell is remembered, so a timer that was set meanwhile is not missed.
             let wait = next.saturating_sub(self.now_ms()).min(60_000);

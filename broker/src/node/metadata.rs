@@ -7,6 +7,8 @@
 //!
 //! A record's payload: `1 u8, index u64 LE, command` (JSON of the topology crate), or `2 u8`: the node was started.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use leveret_cluster::reclaim::{Live, Reclaim, ReclaimError, Snapshot};
 use leveret_cluster::{GroupId, GroupLog, METADATA_GROUP};
@@ -16,6 +18,8 @@ use leveret_topology::{Command, Outcome, QueueInfo, QueueType, Refusal, Topology
 use rustc_hash::FxHasher;
 
 use super::{After, Node};
+use crate::mirror::proposals::Numbered;
+use crate::ticket::{Answer, Ticket};
 
 const COMMAND: u8 = 1;
 const RESTARTED: u8 = 2;
@@ -161,6 +165,109 @@ impl Node {
         Ok((outcome, at))
     }
 
+    /// [`Node::propose`] for a connection that may have to wait.
+    pub fn propose_for(&self, command: &Command, ticket: &Arc<Ticket>) -> Option<Answer> {
+        let Some(mirror) = self.mirror() else {
+            return Some(Answer::Proposed(self.propose(command)));
+        };
+        let ticket = Arc::clone(ticket);
+        let told = move |result: Result<Outcome, Refusal>| {
+            // It is on a majority's disks by then.
+            ticket.answer(Answer::Proposed(result.map(|outcome| (outcome, None))));
+        };
+        mirror.proposals().propose(command, Box::new(told));
+        None
+    }
+
+    /// Proposes what nobody waits for.
+    pub fn propose_quietly(&self, command: &Command) {
+        let failed = |error: Refusal| tracing::debug!(%error, "a command was refused");
+        match self.mirror() {
+            Some(mirror) => {
+                let told = move |result: Result<Outcome, Refusal>| {
+                    result.err().into_iter().for_each(failed);
+                };
+                mirror.proposals().propose(command, Box::new(told));
+            }
+            None => self.propose(command).err().into_iter().for_each(failed),
+        }
+    }
+
+    /// Proposes, and waits for what becomes of it. Not to be called on a thread that serves connections.
+    ///
+    /// # Errors
+    /// The refusal of the metadata machine, or nobody has answered for a minute.
+    pub fn propose_and_wait(
+        &self,
+        command: &Command,
+    ) -> Result<(Outcome, Option<Location>), Refusal> {
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+        let Some(mirror) = self.mirror() else {
+            return self.propose(command);
+        };
+        let (tell, told) = std::sync::mpsc::channel();
+        let told_once = move |result| {
+            // Whoever asked may have given up.
+            let _ = tell.send(result);
+        };
+        mirror.proposals().propose(command, Box::new(told_once));
+        match told.recv_timeout(PATIENCE) {
+            Ok(result) => result.map(|outcome| (outcome, None)),
+            Err(_) => Err(internal("the cluster has no majority")),
+        }
+    }
+
+    /// Applies a committed command of the cluster.
+    pub fn apply_command(&self, index: u64, numbered: &Numbered) {
+        let mut after = After::default();
+        let now_ms = self.now_ms();
+        let metadata = self.metadata.lock();
+        let mut topology = self.topology.write();
+        let result = topology.apply(index, &numbered.command);
+        if result.as_ref().is_ok_and(|outcome| outcome.changed) {
+            self.set_version(&topology);
+        }
+        drop(topology);
+        if let Ok(outcome) = &result {
+            self.follow(outcome, &mut after, now_ms);
+        }
+        drop(metadata);
+        self.after(after, now_ms);
+        if let Ok(outcome) = &result {
+            self.tell_connections(outcome);
+        }
+        if let Some(mirror) = self.mirror() {
+            mirror
+                .proposals()
+                .applied(index, numbered.session, numbered.number, result);
+        }
+    }
+
+    /// Takes over the metadata of a checkpoint or of another node.
+    pub fn replace_topology(&self, topology: Topology) {
+        let _metadata = self.metadata.lock();
+        let mut place = self.topology.write();
+        *place = topology;
+        // Whatever was cached before is void.
+        self.version_epoch
+            .fetch_add(1 << 40, std::sync::atomic::Ordering::AcqRel);
+        self.set_version(&place);
+    }
+
+    /// The metadata is applied up to an index.
+    pub fn metadata_applied(&self, index: u64) {
+        if let Some(mirror) = self.mirror() {
+            mirror.metadata_applied(index);
+        }
+    }
+
+    /// The queues of a group, for its leader.
+    pub fn queues_of_group(&self, group: GroupId) -> Vec<(u64, Settings)> {
+        let topology = self.topology();
+        let queues = topology.queues().filter(|q| q.group == group);
+        queues.map(|q| (q.id.0, settings(q))).collect()
+    }
+
     /// Applies the first content of an empty store: all of it is there after a crash, or none, so that the next start finds the
     /// store empty again. It makes no queues.
     ///
@@ -187,7 +294,10 @@ impl Node {
 
     pub(super) fn set_version(&self, topology: &Topology) {
         // Both only grow, so their sum changes when either does.
-        let version = topology.version() + topology.access_version();
+        let epoch = self
+            .version_epoch
+            .load(std::sync::atomic::Ordering::Acquire);
+        let version = epoch + topology.version() + topology.access_version();
         self.version
             .store(version, std::sync::atomic::Ordering::Release);
     }
@@ -199,15 +309,20 @@ impl Node {
                 queues_created: 1,
                 ..Default::default()
             });
-            if let Some(group) = self.group(queue.group) {
+            if let Some(mirrored) = self.mirrored(queue.group) {
+                mirrored.group.create(queue.id.0, settings(queue), now_ms);
+            } else if let Some(group) = self.group(queue.group) {
                 after.merge(group.create(queue.id.0, settings(queue), now_ms));
             }
         }
         for change in &outcome.queues_changed {
             let (old, new) = (settings(&change.before), settings(&change.after));
-            if old != new
-                && let Some(group) = self.group(change.after.group)
-            {
+            if old == new {
+                continue;
+            }
+            if let Some(mirrored) = self.mirrored(change.after.group) {
+                mirrored.group.update(change.after.id.0, new, now_ms);
+            } else if let Some(group) = self.group(change.after.group) {
                 after.merge(group.update(change.after.id.0, new, now_ms));
             }
         }
@@ -216,10 +331,16 @@ impl Node {
                 queues_deleted: 1,
                 ..Default::default()
             });
-            if let Some(group) = self.group(queue.group) {
+            if let Some(mirrored) = self.mirrored(queue.group) {
+                mirrored.group.remove(queue.id.0);
+            } else if let Some(group) = self.group(queue.group) {
                 after.merge(group.remove(queue.id.0).1);
             }
         }
+    }
+
+    fn mirrored(&self, group: GroupId) -> Option<&crate::mirror::cluster::Mirrored> {
+        self.mirror()?.mirrored(group)
     }
 
     /// Tells connections what concerns them of a change.
@@ -236,8 +357,8 @@ impl Node {
         }
     }
 
-    /// The group of a new queue that is not mirrored.
-    pub fn place(&self, vhost: &str, name: &str) -> GroupId {
+    /// The group of a new queue.
+    pub fn place(&self, vhost: &str, name: &str, durable: bool) -> GroupId {
         use std::hash::Hasher;
         let mut hasher = FxHasher::default();
         hasher.write(vhost.as_bytes());
@@ -245,7 +366,11 @@ impl Node {
         hasher.write(name.as_bytes());
         let groups = self.groups.len().max(1) as u64;
         // The upper half: the lower bits of this hash are weak.
-        1 + ((hasher.finish() >> 32) % groups) as GroupId
+        let hash = hasher.finish() >> 32;
+        match self.mirror() {
+            Some(mirror) => mirror.place(hash, durable),
+            None => 1 + (hash % groups) as GroupId,
+        }
     }
 }
 

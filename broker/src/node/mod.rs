@@ -19,8 +19,8 @@ mod store;
 mod transaction;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use leveret_cluster::{GroupId, LogStore};
 use leveret_config::Config;
@@ -31,6 +31,8 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::mirror::Mirror;
+use crate::mirror::session::Session;
 
 pub use alarms::{Alarms, Limits};
 pub use attributes::Attributes;
@@ -49,16 +51,20 @@ pub struct Node {
     config: Config,
     clock: Clock,
     name: String,
-    store: LogStore,
+    store: Arc<LogStore>,
     bodies: Arc<BodyStore>,
     metadata: Mutex<Metadata>,
     topology: RwLock<Topology>,
     version: AtomicU64,
+    /// Added to the versions of the topology, so that one that was replaced as a whole has none of the old ones.
+    version_epoch: AtomicU64,
     groups: Vec<Arc<QueueGroup>>,
     counters: Counters,
     reply_routes: ReplyRoutes,
     connections: Connections,
     alarms: Alarms,
+    /// What this node has to do with others, if there are any.
+    mirror: OnceLock<Arc<Mirror>>,
     /// Addresses that are listened on, and whether with TLS.
     listeners: Mutex<Vec<(SocketAddr, bool)>>,
     /// Rung when a group's next timer is earlier than it was.
@@ -150,7 +156,7 @@ impl Node {
     }
 
     /// The store.
-    pub fn store(&self) -> &LogStore {
+    pub fn store(&self) -> &Arc<LogStore> {
         &self.store
     }
 
@@ -213,9 +219,7 @@ impl Node {
             leveret_topology::Command::CloseConnection(leveret_topology::CloseConnection {
                 connection: owner,
             });
-        if let Err(error) = self.propose(&command) {
-            tracing::debug!(%error, "exclusive queues were not deleted");
-        }
+        self.propose_quietly(&command);
     }
 
     /// A name that nobody else has: `prefix` and 22 characters.
@@ -238,6 +242,40 @@ impl Node {
             bits >>= 6;
         }
         name
+    }
+
+    /// What this node has to do with others; `None` on a node alone.
+    pub fn mirror(&self) -> Option<&Arc<Mirror>> {
+        self.mirror.get()
+    }
+
+    /// This node is one of a cluster.
+    pub fn set_mirror(&self, mirror: Arc<Mirror>) {
+        // Once, before anybody is served.
+        let _ = self.mirror.set(mirror);
+    }
+
+    /// The identity of a new connection.
+    pub fn new_owner(&self) -> leveret_topology::OwnerId {
+        let number = self.names.fetch_add(1, Ordering::Relaxed);
+        match self.mirror.get() {
+            Some(mirror) => {
+                let process = mirror.session_id();
+                leveret_topology::OwnerId::of_node(process.node, process.incarnation, number)
+            }
+            None => leveret_topology::OwnerId::of_node(0, self.now_ms(), number),
+        }
+    }
+
+    /// The next timer is earlier than it was.
+    pub fn ring_timer(&self) {
+        self.timer.notify_one();
+    }
+
+    /// This node's session with a group of mirrored queues; `None` on a node alone, where every group is its own.
+    #[inline]
+    pub fn session(&self, group: GroupId) -> Option<&Arc<Session>> {
+        self.mirror.get()?.session(group)
     }
 
     #[inline]
@@ -274,7 +312,9 @@ impl Node {
     /// Resumes consumers that waited for room or for a window.
     pub fn resume(&self, waiters: Vec<Waiter>, now_ms: u64) {
         for waiter in waiters {
-            if let Some(group) = self.group(waiter.group) {
+            if let Some(session) = self.session(waiter.group) {
+                session.resume(waiter.consumer);
+            } else if let Some(group) = self.group(waiter.group) {
                 let after = group.resume(waiter, now_ms);
                 self.after(after, now_ms);
             }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
-use leveret_cluster::{GroupId, LogStore, LogStoreConfig, METADATA_GROUP, OpenError, Replica};
+use leveret_cluster::{
+    GroupId, LogStore, LogStoreConfig, METADATA_GROUP, Mode, OpenError, Recovered, Replica,
+};
 use leveret_config::Config;
 use leveret_queue::entry::MemoryGauge;
 use leveret_queue::{Effects, Machine, Settings, checkpoint};
@@ -138,6 +140,10 @@ impl Replica for Restoring {
     }
 
     fn replay(&mut self, group: GroupId, record: Record) -> Result<(), ReplayError> {
+        if group >= leveret_cluster::MIRRORED_DURABLE {
+            // Messages that moved: the group's checkpoint knows where they are, or where they were.
+            return Ok(());
+        }
         if group == METADATA_GROUP {
             if let Some(outcome) = self.metadata.replay(&record)? {
                 self.follow(&outcome)?;
@@ -158,6 +164,17 @@ impl Node {
         Self::start_on(config, memory_bytes, Arc::new(RealDisk))
     }
 
+    /// A node of a cluster: its store is open, its groups are the caller's to start.
+    ///
+    /// # Errors
+    /// As of [`Node::start`].
+    pub fn start_member(
+        config: Config,
+        memory_bytes: u64,
+    ) -> Result<(Node, StartReport, Recovered), StartError> {
+        Self::open_on(config, memory_bytes, Arc::new(RealDisk), true)
+    }
+
     /// [`Node::start`] on any disk: tests use a simulated one. (Definitions are read from the real one.)
     ///
     /// # Errors
@@ -167,6 +184,17 @@ impl Node {
         memory_bytes: u64,
         disk: Arc<dyn Disk>,
     ) -> Result<(Node, StartReport), StartError> {
+        let (node, report, _) = Self::open_on(config, memory_bytes, disk, false)?;
+        node.settle_in(report.fresh)?;
+        Ok((node, report))
+    }
+
+    fn open_on(
+        config: Config,
+        memory_bytes: u64,
+        disk: Arc<dyn Disk>,
+        clustered: bool,
+    ) -> Result<(Node, StartReport, Recovered), StartError> {
         let clock = Clock::default();
         let stop = Arc::new(Stop::default());
         let told = Arc::clone(&stop);
@@ -177,8 +205,13 @@ impl Node {
                 .unwrap_or(u32::MAX),
             sync_interval_ms: config.journal.sync_interval_ms,
         };
-        let (store, recovered) = LogStore::open(
+        let mode = Mode {
+            clustered,
+            manual: false,
+        };
+        let (store, recovered) = LogStore::open_as(
             &store_config,
+            mode,
             disk,
             &mut restoring,
             Box::new(move |failure| told.now(&failure.to_string())),
@@ -239,27 +272,28 @@ impl Node {
             metadata: Mutex::new(metadata),
             topology: RwLock::new(topology),
             version: AtomicU64::new(1),
+            version_epoch: AtomicU64::new(0),
             groups,
             counters: Counters::default(),
             reply_routes: ReplyRoutes::default(),
             connections: Connections::default(),
             alarms: Alarms::new(&config.resources, memory_bytes),
+            mirror: OnceLock::new(),
             listeners: Mutex::default(),
             timer: Notify::new(),
             stop,
             names: AtomicU64::new(now_ms),
             name_seed: u64::from(std::process::id()) ^ now_ms.rotate_left(32),
-            store,
+            store: Arc::new(store),
             config,
         };
-        node.settle_in(fresh)?;
         let report = StartReport {
-            recovery: recovered.report,
+            recovery: recovered.report.clone(),
             queues,
             messages,
             fresh,
         };
-        Ok((node, report))
+        Ok((node, report, recovered))
     }
 
     /// The mark of the start, the first content of an empty store, and the configured definitions.
@@ -275,20 +309,42 @@ impl Node {
             self.after(after, self.now_ms());
         }
         if fresh {
-            let access = &self.config.access;
-            let content = DefaultContent {
-                vhost: access.default_vhost.clone(),
-                user: access.default_user.clone(),
-                password: access.default_pass.clone(),
-                tags: access.default_user_tags.clone(),
-                configure: access.default_permissions.configure.clone(),
-                write: access.default_permissions.write.clone(),
-                read: access.default_permissions.read.clone(),
-            };
-            let salt = (self.name_seed as u32).to_le_bytes();
-            let commands = content.commands(salt);
+            let commands = self.first_content();
             self.propose_first(&commands)
                 .map_err(StartError::Metadata)?;
+        }
+        if let Some(path) = self.config.definitions.path.clone() {
+            self.load_definitions(&path)?;
+        }
+        Ok(())
+    }
+
+    /// What an empty node or cluster gets: a vhost and a user.
+    fn first_content(&self) -> Vec<Command> {
+        let access = &self.config.access;
+        let content = DefaultContent {
+            vhost: access.default_vhost.clone(),
+            user: access.default_user.clone(),
+            password: access.default_pass.clone(),
+            tags: access.default_user_tags.clone(),
+            configure: access.default_permissions.configure.clone(),
+            write: access.default_permissions.write.clone(),
+            read: access.default_permissions.read.clone(),
+        };
+        let salt = (self.name_seed as u32).to_le_bytes();
+        content.commands(salt)
+    }
+
+    /// The first content of a new cluster, from its first node, and the configured definitions. Waits for a majority.
+    ///
+    /// # Errors
+    /// There is none, or the definitions cannot be imported.
+    pub fn settle_in_cluster(&self, first: bool) -> Result<(), StartError> {
+        if first && self.topology().vhosts().next().is_none() {
+            for command in self.first_content() {
+                self.propose_and_wait(&command)
+                    .map_err(StartError::Metadata)?;
+            }
         }
         if let Some(path) = self.config.definitions.path.clone() {
             self.load_definitions(&path)?;
@@ -339,11 +395,12 @@ impl Node {
         let mut imported = Imported::default();
         for mut step in steps {
             if let Command::DeclareQueue(declare) = &mut step.command {
-                let group = self.place(&declare.vhost, &declare.name);
+                let durable = declare.durable && declare.exclusive_owner.is_none();
+                let group = self.place(&declare.vhost, &declare.name, durable);
                 declare.placement.local = group;
                 declare.placement.mirrored = group;
             }
-            match self.propose(&step.command) {
+            match self.propose_and_wait(&step.command) {
                 Ok((_, durable)) => {
                     imported.count += 1;
                     imported.durable = imported.durable.max(durable);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leveret_queue::{ConsumerSlot, ConsumerSpec, GetResult, Limiter};
+use leveret_queue::{ConsumerSlot, ConsumerSpec, Limiter};
 use leveret_topology::{
     Actor, Command, DeleteQueue, Name, OwnerId, Permission, Publication, QueueId, QueueInfo,
     Refusal,
@@ -11,6 +11,7 @@ use leveret_topology::{
 use super::{Attributes, Node};
 use crate::connection::core::Session;
 use crate::connection::routes::Route;
+use crate::ticket::{Answer, Ticket};
 
 impl Node {
     /// A queue to consume from: it exists, the user may read it, and nobody else owns it.
@@ -89,13 +90,21 @@ impl Node {
     }
 
     /// Attaches a consumer; deliveries begin with [`Node::run`].
-    pub fn consume(
+    pub fn attach(
         &self,
         queue: &QueueInfo,
         spec: ConsumerSpec,
         now_ms: u64,
-    ) -> Option<ConsumerSlot> {
-        self.group(queue.group)?.consume(queue.id.0, spec, now_ms)
+        cancel_on_failover: bool,
+        ticket: &Arc<Ticket>,
+    ) -> Option<Answer> {
+        if let Some(session) = self.session(queue.group) {
+            session.attach(queue.id.0, spec, cancel_on_failover, ticket);
+            return None;
+        }
+        let group = self.group(queue.group);
+        let slot = group.and_then(|group| group.consume(queue.id.0, spec, now_ms));
+        Some(Answer::Attached(slot))
     }
 
     /// Delivers what waits.
@@ -114,8 +123,27 @@ impl Node {
         }
     }
 
+    /// [`Node::cancel`] for a connection that may have to wait until all that was delivered is here.
+    pub fn cancel_for(
+        &self,
+        queue: &QueueInfo,
+        slot: ConsumerSlot,
+        now_ms: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Option<Answer> {
+        if let Some(session) = self.session(queue.group) {
+            session.cancel(slot, ticket);
+            return None;
+        }
+        self.cancel(queue, slot, now_ms);
+        Some(Answer::Ended)
+    }
+
     /// Takes back what a consumer of a closed channel holds.
     pub fn release(&self, group: u32, queue: u64, slot: ConsumerSlot, now_ms: u64) {
+        if let Some(session) = self.session(group) {
+            return session.release(slot);
+        }
         if let Some(group) = self.group(group) {
             let after = group.release(queue, slot, now_ms);
             self.after(after, now_ms);
@@ -135,10 +163,18 @@ impl Node {
         queue: &QueueInfo,
         holder: Option<ConsumerSlot>,
         now_ms: u64,
-    ) -> Option<GetResult> {
-        let (result, after) = self.group(queue.group)?.get(queue.id.0, holder, now_ms);
+        ticket: &Arc<Ticket>,
+    ) -> Option<Answer> {
+        if let Some(session) = self.session(queue.group) {
+            session.get(queue.id.0, holder, ticket);
+            return None;
+        }
+        let Some(group) = self.group(queue.group) else {
+            return Some(Answer::Got(None));
+        };
+        let (result, after) = group.get(queue.id.0, holder, now_ms);
         self.after(after, now_ms);
-        result
+        Some(Answer::Got(result))
     }
 
     /// queue.purge: how many messages went.
@@ -149,6 +185,39 @@ impl Node {
         let (purged, after) = group.purge(queue.id.0, now_ms);
         self.after(after, now_ms);
         purged
+    }
+
+    /// [`Node::purge`] for a connection that may have to wait.
+    pub fn purge_for(
+        &self,
+        queue: &QueueInfo,
+        now_ms: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Option<Answer> {
+        if let Some(session) = self.session(queue.group) {
+            session.purge(queue.id.0, ticket);
+            return None;
+        }
+        Some(Answer::Purged(self.purge(queue, now_ms)))
+    }
+
+    /// [`Node::counts`] for a connection that may have to wait. `touch`: it declares the queue, which restarts `x-expires`.
+    pub fn counts_for(
+        &self,
+        queue: &QueueInfo,
+        touch: bool,
+        now_ms: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Option<Answer> {
+        if let Some(session) = self.session(queue.group) {
+            session.counts(queue.id.0, touch, ticket);
+            return None;
+        }
+        if touch {
+            self.touch(queue, now_ms);
+        }
+        let (ready, consumers) = self.counts(queue);
+        Some(Answer::Counts(ready, consumers))
     }
 
     /// Ready messages and consumers.
@@ -165,12 +234,15 @@ impl Node {
     }
 
     /// Deletes a queue that lost its last consumer or expired, if that is still so.
-    pub(super) fn delete_unused(&self, id: u64) {
+    pub fn delete_unused(&self, id: u64) {
         let queue = self.topology().queue_by_id(QueueId(id)).cloned();
         let Some(queue) = queue else { return };
-        let unused = self
-            .group(queue.group)
-            .is_some_and(|group| group.is_unused(id));
+        let unused = match self.mirror().and_then(|m| m.mirrored(queue.group)) {
+            Some(mirrored) => mirrored.group.is_unused(id),
+            None => self
+                .group(queue.group)
+                .is_some_and(|group| group.is_unused(id)),
+        };
         if !unused {
             return;
         }
@@ -179,6 +251,9 @@ impl Node {
             name: queue.name.clone(),
             id: Some(queue.id),
         });
+        if self.mirror().is_some() {
+            return self.propose_quietly(&command);
+        }
         if let Err(error) = self.propose(&command) {
             tracing::debug!(queue = %queue.name, %error, "unused queue was not deleted");
         }

@@ -62,6 +62,11 @@ impl BodyStore {
         &self.gauge
     }
 
+    /// The node's journal.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
     /// Changes the memory budget.
     pub fn set_budget(&self, bytes: u64) {
         self.budget_bytes.store(bytes, Ordering::Relaxed);

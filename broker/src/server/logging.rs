@@ -3,14 +3,26 @@
 use std::io::IsTerminal;
 
 use leveret_config::{LogConfig, LogFormat, LogLevel};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
 
-fn filter(level: LogLevel) -> LevelFilter {
+/// The Raft library tells each of its steps; they are for those who look for its faults.
+fn filter(level: LogLevel) -> Targets {
+    let level = level_filter(level);
+    let library = match level {
+        LevelFilter::DEBUG => LevelFilter::INFO,
+        level => level.min(LevelFilter::ERROR),
+    };
+    Targets::new()
+        .with_default(level)
+        .with_target("openraft", library)
+}
+
+fn level_filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leveret_config::Config;
-use leveret_net::Listeners;
+use leveret_net::{Listeners, Serving};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ctl::CtlServer;
@@ -39,7 +39,12 @@ pub fn run(config: Config) -> Result<ExitCode, String> {
         );
     }
     let started = std::time::Instant::now();
-    let (node, report) = Node::start(config, memory_bytes).map_err(|e| e.to_string())?;
+    let (node, report) = if config.cluster.nodes.is_empty() {
+        let (node, report) = Node::start(config, memory_bytes).map_err(|e| e.to_string())?;
+        (Arc::new(node), report)
+    } else {
+        runtime.block_on(crate::mirror::start::run(config, memory_bytes))?
+    };
     // Behind the end of a journal that was closed lies at most the past of a recycled segment.
     if let Some(cut) = report
         .recovery
@@ -65,7 +70,7 @@ pub fn run(config: Config) -> Result<ExitCode, String> {
         ms = started.elapsed().as_millis() as u64,
         "store is open"
     );
-    let code = runtime.block_on(serve(Arc::new(node)));
+    let code = runtime.block_on(serve(node));
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
 }
@@ -88,11 +93,7 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
     let mut maintenance = Maintenance::start(Arc::clone(&node))
         .map_err(|e| format!("cannot start the maintenance thread: {e}"))?;
     let timers = tokio::spawn(Arc::clone(&node).run_timers());
-    let for_connections = Arc::clone(&node);
-    let serving = listeners.serve(move |accepted| {
-        let node = Arc::clone(&for_connections);
-        async move { task::serve(node, accepted).await }
-    });
+    let serving = serve_listeners(listeners, &node);
     for local in serving.local_addrs() {
         tracing::info!(address = %local.address, tls = local.tls, "listening");
     }
@@ -103,11 +104,13 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
     // Nothing to tell where nobody asks: the variable NOTIFY_SOCKET is not set then.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let signals = signals();
+    let mut serving = Some(serving);
     let failure = tokio::select! {
         signal = signals => {
             tracing::info!(signal = signal?, "stopping");
             None
         }
+        error = keep_to_majority(&node, &mut serving) => return Err(error),
         () = ctl.stop_requested() => {
             tracing::info!("stopping: a control command asks for it");
             None
@@ -119,7 +122,9 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(ctl);
-    serving.stop().await;
+    if let Some(serving) = serving {
+        serving.stop().await;
+    }
     node.connections().close_all(STOPPED);
     let patience = Duration::from_millis(node.config().node.shutdown_timeout_ms);
     let until = tokio::time::Instant::now() + patience;
@@ -127,11 +132,16 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     timers.abort();
+    if let Some(mirror) = node.mirror() {
+        mirror.stop().await;
+    }
     let stopping = Arc::clone(&node);
     let closed = tokio::task::spawn_blocking(move || {
         maintenance.stop();
         if failure.is_none() {
-            if let Err(error) = stopping.checkpoint() {
+            if stopping.mirror().is_none()
+                && let Err(error) = stopping.checkpoint()
+            {
                 tracing::warn!(%error, "no checkpoint at the end: the next start replays more");
             }
             stopping.store().close();
@@ -146,6 +156,50 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
         Ok(Some(reason)) => Err(reason),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// RabbitMQ's text when a node pauses in a minority.
+const MINORITY: &str = "broker forced connection closure with reason 'partition: this node hears no majority of the cluster'";
+/// How often majorities are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Sends clients away while this node hears no majority of its cluster, and takes new ones when it does again
+/// (`cluster_partition_handling = pause_minority`). Ends with an error only.
+async fn keep_to_majority(node: &Arc<Node>, serving: &mut Option<Serving>) -> String {
+    use leveret_config::PartitionHandling;
+    let Some(mirror) = node.mirror() else {
+        return std::future::pending().await;
+    };
+    if node.config().cluster.partition_handling == PartitionHandling::Ignore {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let cut_off = mirror.without_majority() >= crate::mirror::cluster::GRACE;
+        match serving.take() {
+            Some(open) if cut_off => {
+                tracing::warn!("no majority of the cluster: clients are sent away");
+                open.stop().await;
+                node.connections().close_where(|_| true, MINORITY);
+            }
+            None if !cut_off && mirror.is_led() => match Listeners::bind(node.config()).await {
+                Ok(listeners) => {
+                    tracing::info!("a majority of the cluster again: listening");
+                    *serving = Some(serve_listeners(listeners, node));
+                }
+                Err(error) => return error.to_string(),
+            },
+            unchanged => *serving = unchanged,
+        }
+    }
+}
+
+fn serve_listeners(listeners: Listeners, node: &Arc<Node>) -> Serving {
+    let node = Arc::clone(node);
+    listeners.serve(move |accepted| {
+        let node = Arc::clone(&node);
+        async move { task::serve(node, accepted).await }
+    })
 }
 
 async fn signals() -> Result<&'static str, String> {

@@ -141,7 +141,7 @@ fn propose(node: &Node, command: Command) -> Result {
 
 /// The same, with refusals in other words.
 fn propose_or(node: &Node, command: Command, refused: impl FnOnce(Refusal) -> Failure) -> Result {
-    let (_, durable) = node.propose(&command).map_err(refused)?;
+    let (_, durable) = node.propose_and_wait(&command).map_err(refused)?;
     Ok(Handled {
         durable,
         ..Output::Done.into()

@@ -1,0 +1,903 @@
+//! A node of a cluster: its groups, its peers, and what goes between its sessions and the leaders.
+//!
+//! Between nodes everything of this module goes over the `session` connections, each node's over the one that it dialled, so it arrives in
+//! order. A leader announces itself; a session speaks to whoever announced himself last, and begins anew when he does so again.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use leveret_cluster::peers::{Handler, Inbound, Link, PeerEvent, Peers};
+use leveret_cluster::raft::group::Role;
+use leveret_cluster::raft::node::NodeGroup;
+use leveret_cluster::raft::types::{Payload, member_id, node_of};
+use leveret_cluster::wire::frame::Frame;
+use leveret_cluster::wire::hello::Purpose;
+use leveret_cluster::wire::sender::Lane;
+use leveret_cluster::{GroupId, METADATA_GROUP};
+use leveret_queue::{DeadLetter, Location, QueueId, SessionId};
+use leveret_topology::{Command, NodeDown};
+use parking_lot::Mutex;
+
+use super::lead::{MirrorGroup, Surroundings};
+use super::message::{Down, Up};
+use super::proposals::{Carrier, Numbered, Proposals};
+use super::session::{Leader, Session, Transport};
+use crate::node::Node;
+
+/// The first group of mirrored durable queues.
+pub const DURABLE_GROUPS: GroupId = 256;
+/// The first group of mirrored queues that are not durable.
+pub const TRANSIENT_GROUPS: GroupId = 512;
+/// Groups of each kind that a new cluster gets.
+pub const GROUPS_DEFAULT: u32 = 8;
+
+/// How often the state of things is looked at, whatever was told.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often leaderships are compared.
+const SPREAD: Duration = Duration::from_secs(2);
+/// A node that cannot be heard for so long serves no publish: an answer need not wait for it.
+const FENCE: Duration = Duration::from_millis(1000);
+/// A node without a majority for so long sends its clients away.
+pub const GRACE: Duration = Duration::from_millis(2000);
+
+/// Kinds of frames on `session` connections.
+mod kind {
+    /// From a session: `term u64`, then an [`super::Up`].
+    pub const UP: u8 = 1;
+    /// To a session: `term u64, incarnation u64`, then a [`super::Down`].
+    pub const DOWN: u8 = 2;
+    /// A command for the leader of group 0: `term u64`, then its payload.
+    pub const PROPOSE: u8 = 3;
+    /// The sender has applied the metadata: `index u64`.
+    pub const APPLIED: u8 = 4;
+    /// The sender leads: `term u64`.
+    pub const LEADS: u8 = 5;
+    /// The sender wants to know what the receiver leads.
+    pub const WHO_LEADS: u8 = 6;
+}
+
+/// One group of queues.
+pub struct Mirrored {
+    /// Its state, and what this node does when it leads.
+    pub group: Arc<MirrorGroup>,
+    /// Its Raft.
+    pub raft: OnceLock<Arc<NodeGroup>>,
+    /// This node's session with its leader.
+    pub session: Arc<Session>,
+}
+
+/// What a node of a cluster has besides what a node alone has.
+pub struct Mirror {
+    node: OnceLock<Weak<Node>>,
+    /// This node's id.
+    id: u64,
+    /// The process, as others know it.
+    session: SessionId,
+    /// Groups of each kind.
+    kinds: u32,
+    groups: Vec<Mirrored>,
+    metadata: OnceLock<Arc<NodeGroup>>,
+    proposals: Arc<Proposals>,
+    peers: OnceLock<Peers>,
+    /// The term in which this node leads group 0 and takes commands; 0 otherwise.
+    leads_metadata: AtomicU64,
+    applied: AtomicU64,
+    /// When a majority of the nodes could be heard last.
+    majority: Mutex<Instant>,
+    stalled: AtomicBool,
+    runtime: OnceLock<tokio::runtime::Handle>,
+    /// The metadata here is what the cluster had when this process joined it.
+    ready: AtomicBool,
+    /// A command of the metadata was refused while this node led group 0.
+    refused: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mirror(node {})", self.id)
+    }
+}
+
+/// Carries what sessions and leaders say, here or to another node.
+struct Wires(OnceLock<Weak<Mirror>>);
+
+impl Wires {
+    fn mirror(&self) -> Option<Arc<Mirror>> {
+        self.0.get()?.upgrade()
+    }
+}
+
+impl Transport for Wires {
+    fn send(&self, to: Leader, group: GroupId, from: SessionId, up: Up) {
+        let Some(mirror) = self.mirror() else { return };
+        if to.node == mirror.id {
+            if let Some(mirrored) = mirror.mirrored(group) {
+                mirrored.group.receive(from, to.term, up, mirror.now_ms());
+            }
+            return;
+        }
+        let mut head = to.term.to_le_bytes().to_vec();
+        let tail = up.encode(&mut head);
+        mirror.push(to.node, kind::UP, group, head, tail);
+    }
+}
+
+impl Carrier for Wires {
+    fn carry(&self, to: Leader, payload: Bytes) {
+        let Some(mirror) = self.mirror() else { return };
+        if to.node == mirror.id {
+            return mirror.propose_metadata(to.term, payload);
+        }
+        let head = to.term.to_le_bytes().to_vec();
+        mirror.push(to.node, kind::PROPOSE, METADATA_GROUP, head, Some(payload));
+    }
+}
+
+impl Surroundings for Wires {
+    fn propose(&self, group: GroupId, term: u64, payload: Bytes) {
+        let Some(mirror) = self.mirror() else { return };
+        let Some(mirrored) = mirror.mirrored(group) else {
+            return;
+        };
+        let (Some(raft), Some(payload)) = (mirrored.raft.get(), Payload::new(payload)) else {
+            return;
+        };
+        let state = Arc::clone(&mirrored.group);
+        let refused = raft.propose(term, payload, move |result| {
+            // Applied: the state machine has told. Otherwise this node leads no more, which the role says too.
+            if result.is_err() && state.leads() == term {
+                state.step_down();
+            }
+        });
+        if refused.is_err() {
+            // More in flight than this node ever proposes: it cannot go on in this term.
+            tracing::error!(group, "a proposal was not taken");
+            mirrored.group.step_down();
+        }
+    }
+
+    fn tell(&self, to: SessionId, group: GroupId, from: Leader, down: Down) {
+        let Some(mirror) = self.mirror() else { return };
+        if to.node == mirror.id {
+            if to == mirror.session
+                && let Some(mirrored) = mirror.mirrored(group)
+            {
+                mirrored.session.receive(from, down);
+            }
+            return;
+        }
+        let mut head = from.term.to_le_bytes().to_vec();
+        head.extend_from_slice(&to.incarnation.to_le_bytes());
+        down.encode(&mut head);
+        mirror.push(to.node, kind::DOWN, group, head, None);
+    }
+
+    fn dead_letter(&self, group: GroupId, dead: DeadLetter) {
+        if let Some(node) = self.mirror().and_then(|m| m.node()) {
+            node.dead_letter_mirrored(group, dead);
+        }
+    }
+
+    fn unused(&self, queue: QueueId) {
+        if let Some(node) = self.mirror().and_then(|m| m.node()) {
+            node.delete_unused(queue);
+        }
+    }
+
+    fn timer(&self, _: GroupId, _: u64) {
+        if let Some(node) = self.mirror().and_then(|m| m.node()) {
+            node.ring_timer();
+        }
+    }
+}
+
+impl Mirror {
+    /// What a node of a cluster has, before it has peers and before its groups run.
+    pub fn new(
+        id: u64,
+        incarnation: u64,
+        kinds: u32,
+        bodies: &Arc<crate::node::BodyStore>,
+    ) -> Arc<Mirror> {
+        let wires = Arc::new(Wires(OnceLock::new()));
+        let session = SessionId {
+            node: id,
+            incarnation,
+        };
+        let numbers = (0..kinds)
+            .map(|at| DURABLE_GROUPS + at)
+            .chain((0..kinds).map(|at| TRANSIENT_GROUPS + at));
+        let groups = numbers
+            .map(|number| Mirrored {
+                group: Arc::new(MirrorGroup::new(
+                    number,
+                    id,
+                    leveret_queue::Replica::new(),
+                    0,
+                    Arc::clone(bodies),
+                    Arc::clone(&wires) as Arc<dyn Surroundings>,
+                )),
+                raft: OnceLock::new(),
+                session: Arc::new(Session::new(
+                    session,
+                    number,
+                    Arc::clone(&wires) as Arc<dyn Transport>,
+                )),
+            })
+            .collect();
+        let mirror = Arc::new(Mirror {
+            node: OnceLock::new(),
+            id,
+            session,
+            kinds,
+            groups,
+            metadata: OnceLock::new(),
+            proposals: Arc::new(Proposals::new(
+                session,
+                Arc::clone(&wires) as Arc<dyn Carrier>,
+            )),
+            peers: OnceLock::new(),
+            leads_metadata: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            majority: Mutex::new(Instant::now()),
+            stalled: AtomicBool::new(false),
+            runtime: OnceLock::new(),
+            ready: AtomicBool::new(false),
+            refused: Arc::default(),
+        });
+        // Set once, here.
+        let _ = wires.0.set(Arc::downgrade(&mirror));
+        mirror
+    }
+
+    /// The node and its peers are there.
+    pub fn begin(&self, node: &Arc<Node>, peers: Peers) {
+        // Once, by the start.
+        let _ = self.node.set(Arc::downgrade(node));
+        let _ = self.peers.set(peers);
+        let _ = self.runtime.set(tokio::runtime::Handle::current());
+    }
+
+    /// Group 0 runs.
+    pub fn set_metadata(&self, raft: Arc<NodeGroup>) {
+        let _ = self.metadata.set(raft);
+    }
+
+    /// All groups run: follows who leads and who is there.
+    pub fn follow(self: &Arc<Self>) {
+        for at in 0..self.groups.len() {
+            tokio::spawn(Arc::clone(self).follow_role(at));
+        }
+        tokio::spawn(Arc::clone(self).follow_metadata_role());
+        tokio::spawn(Arc::clone(self).follow_peers());
+        tokio::spawn(Arc::clone(self).look());
+    }
+
+    /// The metadata here is what the cluster had when this process joined it: groups may lead.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Group 0 on this node.
+    pub fn metadata(&self) -> Option<&Arc<NodeGroup>> {
+        self.metadata.get()
+    }
+
+    /// The other nodes.
+    pub fn peers(&self) -> Option<&Peers> {
+        self.peers.get()
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.node.get()?.upgrade()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.node().map_or(0, |node| node.now_ms())
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// This process, as groups know it.
+    pub fn session_id(&self) -> SessionId {
+        self.session
+    }
+
+    /// A group of queues.
+    #[inline]
+    pub fn mirrored(&self, group: GroupId) -> Option<&Mirrored> {
+        let at = match group.checked_sub(TRANSIENT_GROUPS) {
+            Some(at) => at.checked_add(self.kinds)?,
+            None => group.checked_sub(DURABLE_GROUPS)?,
+        };
+        self.groups.get(at as usize)
+    }
+
+    /// All groups of queues.
+    pub fn groups(&self) -> &[Mirrored] {
+        &self.groups
+    }
+
+    /// This node's session with a group.
+    #[inline]
+    pub fn session(&self, group: GroupId) -> Option<&Arc<Session>> {
+        self.mirrored(group).map(|m| &m.session)
+    }
+
+    /// The group of a new queue: by its name, of the kind for what is durable or of the other.
+    pub fn place(&self, hash: u64, durable: bool) -> GroupId {
+        let first = if durable {
+            DURABLE_GROUPS
+        } else {
+            TRANSIENT_GROUPS
+        };
+        first + (hash % u64::from(self.kinds.max(1))) as GroupId
+    }
+
+    /// This node's changes of the metadata.
+    pub fn proposals(&self) -> &Proposals {
+        &self.proposals
+    }
+
+    /// Whether all groups have a leader that this node has heard of.
+    pub fn is_led(&self) -> bool {
+        let led = |m: &Mirrored| m.session.leader().is_some();
+        self.proposals.leader().is_some() && self.groups.iter().all(led)
+    }
+
+    /// How long this node has been without a majority; zero if it has one.
+    pub fn without_majority(&self) -> Duration {
+        self.majority.lock().elapsed()
+    }
+
+    // ------------------------------------------------------------------ what others are told
+
+    fn push(&self, to: u64, kind: u8, group: GroupId, head: Vec<u8>, tail: Option<Bytes>) {
+        if let Some(link) = self.peers.get().and_then(|p| p.link(to, Purpose::Session)) {
+            self.push_on(&link, kind, group, head, tail);
+        }
+    }
+
+    fn push_on(&self, link: &Link, kind: u8, group: GroupId, head: Vec<u8>, tail: Option<Bytes>) {
+        let mut parts = vec![Bytes::from(head)];
+        parts.extend(tail.filter(|t| !t.is_empty()));
+        if let Err(error) = link.push(Lane::Bulk, kind, group as u16, parts) {
+            // What is missing now would never be noticed otherwise: both ends begin anew with the next connection.
+            tracing::warn!(peer = link.peer().node, %error, "a session connection is given up");
+            link.sender().abort();
+        }
+    }
+
+    fn broadcast(&self, kind: u8, group: GroupId, body: &[u8]) {
+        let Some(peers) = self.peers.get() else {
+            return;
+        };
+        for node in peers.nodes() {
+            self.push(node, kind, group, body.to_vec(), None);
+        }
+    }
+
+    /// This node has applied the metadata up to an index.
+    pub fn metadata_applied(&self, index: u64) {
+        self.applied.fetch_max(index, Ordering::AcqRel);
+        self.broadcast(kind::APPLIED, METADATA_GROUP, &index.to_le_bytes());
+    }
+
+    /// Index of the last command of the metadata that was applied here.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    fn announce(&self, group: GroupId, term: u64) {
+        self.broadcast(kind::LEADS, group, &term.to_le_bytes());
+    }
+
+    /// Tells one node everything that this one leads.
+    fn announce_all(&self, to: &Link) {
+        let tell = |group: GroupId, term: u64| {
+            if term > 0 {
+                self.push_on(to, kind::LEADS, group, term.to_le_bytes().to_vec(), None);
+            }
+        };
+        tell(METADATA_GROUP, self.leads_metadata.load(Ordering::Acquire));
+        for mirrored in &self.groups {
+            tell(mirrored.group.id(), mirrored.group.leads());
+        }
+    }
+
+    // ------------------------------------------------------------------ what others say
+
+    /// Takes a frame of a `session` connection.
+    fn take(&self, from: u64, incarnation: u64, frame: &Frame) -> Result<(), &'static str> {
+        let group = GroupId::from(frame.header.group);
+        let word = |at: usize| {
+            let bytes = frame.body.get(at..at + 8).ok_or("a frame is too short")?;
+            Ok::<u64, &'static str>(u64::from_le_bytes(
+                bytes.try_into().map_err(|_| "a frame is too short")?,
+            ))
+        };
+        match frame.header.kind {
+            kind::UP => {
+                let term = word(0)?;
+                let up = Up::decode(&frame.body.slice(8..)).map_err(|_| "malformed up")?;
+                let mirrored = self.mirrored(group).ok_or("unknown group")?;
+                let session = SessionId {
+                    node: from,
+                    incarnation,
+                };
+                mirrored.group.receive(session, term, up, self.now_ms());
+            }
+            kind::DOWN => {
+                let (term, to) = (word(0)?, word(8)?);
+                if to != self.session.incarnation {
+                    // For an earlier life of this process.
+                    return Ok(());
+                }
+                let down = Down::decode(&frame.body.slice(16..)).map_err(|_| "malformed down")?;
+                let mirrored = self.mirrored(group).ok_or("unknown group")?;
+                mirrored.session.receive(Leader { node: from, term }, down);
+            }
+            kind::PROPOSE => self.propose_metadata(word(0)?, frame.body.slice(8..)),
+            kind::APPLIED => self.proposals.other_applied(from, word(0)?),
+            kind::LEADS => {
+                let leader = Leader {
+                    node: from,
+                    term: word(0)?,
+                };
+                self.led_by(group, leader);
+            }
+            kind::WHO_LEADS => {
+                let peers = self.peers.get();
+                if let Some(link) = peers.and_then(|p| p.link(from, Purpose::Session)) {
+                    self.announce_all(&link);
+                }
+            }
+            _ => return Err("a frame of an unknown kind"),
+        }
+        Ok(())
+    }
+
+    /// Somebody announces that he leads. An earlier leader's announcement may come late; the same one again means that something may
+    /// have been lost.
+    fn led_by(&self, group: GroupId, leader: Leader) {
+        let earlier = |known: Option<Leader>| known.is_some_and(|l| l.term > leader.term);
+        if group == METADATA_GROUP {
+            if !earlier(self.proposals.leader()) {
+                self.proposals.lead_by(None);
+                self.proposals.lead_by(Some(leader));
+            }
+        } else if let Some(Mirrored { session, .. }) = self.mirrored(group)
+            && !earlier(session.leader())
+        {
+            session.lead_by(None);
+            session.lead_by(Some(leader));
+        }
+    }
+
+    fn propose_metadata(&self, term: u64, payload: Bytes) {
+        let led = self.leads_metadata.load(Ordering::Acquire);
+        let (Some(raft), Some(payload)) = (self.metadata.get(), Payload::new(payload)) else {
+            return;
+        };
+        if led != term || Numbered::head(payload.encoded()).is_none() {
+            return;
+        }
+        // What is not applied is sent again by its session: to the next leader, or when this one announces itself again, as
+        // it does when it was refused for want of a majority.
+        let refused = Arc::clone(&self.refused);
+        let told = move |result: Result<_, _>| {
+            if result.is_err() {
+                refused.store(true, Ordering::Release);
+            }
+        };
+        if raft.propose(term, payload, told).is_err() {
+            self.refused.store(true, Ordering::Release);
+        }
+    }
+
+    // ------------------------------------------------------------------ who leads
+
+    fn up_nodes(&self) -> BTreeSet<u64> {
+        let mut up = BTreeSet::from([self.id]);
+        if let Some(peers) = self.peers.get() {
+            let there = |node: &u64| {
+                peers.state(*node).0 == leveret_cluster::peers::PeerState::Up
+                    && peers.link(*node, Purpose::Session).is_some()
+            };
+            up.extend(peers.nodes().into_iter().filter(there));
+        }
+        up
+    }
+
+    /// Follows what a group's Raft says of this node's role in it.
+    async fn follow_role(self: Arc<Self>, at: usize) {
+        use openraft_watch::changed;
+        let Some(mirrored) = self.groups.get(at) else {
+            return;
+        };
+        let Some(raft) = mirrored.raft.get().cloned() else {
+            return;
+        };
+        let mut roles = raft.watch_role();
+        loop {
+            match raft.role() {
+                Role::Leading { term, .. }
+                    if mirrored.group.leads() != term && self.ready.load(Ordering::Acquire) =>
+                {
+                    self.begin_to_lead(mirrored, term);
+                }
+                Role::Leading { .. } => {}
+                Role::Stopped => return,
+                _ if mirrored.group.leads() > 0 => {
+                    mirrored.group.step_down();
+                    mirrored.session.lead_by(None);
+                }
+                _ => {}
+            }
+            // A group that began to lead too early, or has to begin anew, is looked at again.
+            if let Ok(false) = tokio::time::timeout(LOOK, changed(&mut roles)).await {
+                return;
+            }
+        }
+    }
+
+    fn begin_to_lead(&self, mirrored: &Mirrored, term: u64) {
+        let Some(node) = self.node() else { return };
+        let id = mirrored.group.id();
+        let metadata = self.applied();
+        let queues = node.queues_of_group(id);
+        let end = Location(node.store().journal().end().to_u64());
+        let now_ms = node.now_ms();
+        mirrored
+            .group
+            .lead(term, self.up_nodes(), queues, metadata, end, now_ms);
+        tracing::info!(group = id, term, "leading");
+        self.announce(id, term);
+        let leader = Leader {
+            node: self.id,
+            term,
+        };
+        mirrored.session.lead_by(Some(leader));
+    }
+
+    async fn follow_metadata_role(self: Arc<Self>) {
+        use openraft_watch::changed;
+        let Some(raft) = self.metadata.get().cloned() else {
+            return;
+        };
+        let mut roles = raft.watch_role();
+        loop {
+            match raft.role() {
+                Role::Leading { term, .. } => {
+                    if self.leads_metadata.swap(term, Ordering::AcqRel) != term {
+                        tracing::info!(group = METADATA_GROUP, term, "leading");
+                        self.announce(METADATA_GROUP, term);
+                        let leader = Leader {
+                            node: self.id,
+                            term,
+                        };
+                        self.proposals.lead_by(Some(leader));
+                    }
+                }
+                Role::Stopped => return,
+                _ => {
+                    if self.leads_metadata.swap(0, Ordering::AcqRel) > 0 {
+                        self.proposals.lead_by(None);
+                    }
+                }
+            }
+            if !changed(&mut roles).await {
+                return;
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------ who is there
+
+    /// Follows what is known of the other nodes.
+    async fn follow_peers(self: Arc<Self>) {
+        let Some(peers) = self.peers.get().cloned() else {
+            return;
+        };
+        let mut events = peers.subscribe();
+        loop {
+            match events.next().await {
+                PeerEvent::Up { node, .. } => {
+                    tracing::info!(peer = node, "node is up");
+                }
+                PeerEvent::Silent { node, .. } => {
+                    tracing::warn!(peer = node, "node is silent");
+                    self.lost(node, None);
+                }
+                PeerEvent::Gone { node, boot, .. } => {
+                    tracing::warn!(peer = node, "node is gone");
+                    let incarnation = boot & ((1 << 48) - 1);
+                    self.end_leases(node);
+                    self.lost(node, Some(incarnation));
+                }
+            }
+        }
+    }
+
+    /// Nobody waits for a node any more. `gone`: the incarnation of its process that is over.
+    fn lost(&self, node: u64, gone: Option<u64>) {
+        self.proposals.other_gone(node);
+        let now_ms = self.now_ms();
+        for mirrored in &self.groups {
+            if mirrored.session.leader().is_some_and(|l| l.node == node) {
+                mirrored.session.lead_by(None);
+            }
+            mirrored.group.node_down(node, gone, now_ms);
+        }
+        if let Some(incarnation) = gone
+            && self.leads_metadata.load(Ordering::Acquire) > 0
+        {
+            let down = Command::NodeDown(NodeDown { node, incarnation });
+            self.proposals.propose(&down, Box::new(|_| ()));
+        }
+    }
+
+    /// A leader's process is gone: nobody waits for its lease to run out.
+    fn end_leases(self: &Arc<Self>, node: u64) {
+        let alive = self.up_nodes();
+        if let Some(raft) = self.metadata.get().cloned() {
+            let alive = alive.clone();
+            tokio::spawn(async move {
+                if let Err(error) = raft.leader_is_gone(node, &alive).await {
+                    tracing::debug!(%error, "no election");
+                }
+            });
+        }
+        for mirrored in &self.groups {
+            let Some(raft) = mirrored.raft.get().cloned() else {
+                continue;
+            };
+            let alive = alive.clone();
+            tokio::spawn(async move {
+                if let Err(error) = raft.leader_is_gone(node, &alive).await {
+                    tracing::debug!(%error, "no election");
+                }
+            });
+        }
+    }
+
+    /// What is looked at whatever was told: majorities, timers of groups.
+    async fn look(self: Arc<Self>) {
+        let mut spread = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Some(peers) = self.peers.get() else {
+                continue;
+            };
+            let members = peers.nodes().len() + 1;
+            if self.up_nodes().len() * 2 > members {
+                *self.majority.lock() = Instant::now();
+            }
+            let without = self.without_majority();
+            let stalled = without >= FENCE;
+            if self.stalled.swap(stalled, Ordering::AcqRel) != stalled
+                && let Some(node) = self.node()
+            {
+                node.set_minority(stalled);
+            }
+            let led = self.leads_metadata.load(Ordering::Acquire);
+            if led > 0 && self.refused.swap(false, Ordering::AcqRel) {
+                self.announce(METADATA_GROUP, led);
+                let leader = Leader {
+                    node: self.id,
+                    term: led,
+                };
+                self.led_by(METADATA_GROUP, leader);
+            }
+            if spread.elapsed() >= SPREAD {
+                spread = Instant::now();
+                self.spread().await;
+            }
+        }
+    }
+
+    /// Hands one leadership to a node that has fewer, if this one has two more than it.
+    async fn spread(&self) {
+        // Who leads what is known from the groups' members that this node hears.
+        let up = self.up_nodes();
+        let mut count: std::collections::BTreeMap<u64, usize> =
+            up.iter().map(|node| (*node, 0)).collect();
+        let mut own = None;
+        for mirrored in &self.groups {
+            let Some(raft) = mirrored.raft.get() else {
+                return;
+            };
+            let leader = match raft.role() {
+                Role::Leading { .. } => {
+                    own = Some(raft);
+                    Some(self.id)
+                }
+                Role::Following { leader, .. } => Some(node_of(leader)),
+                // Not while somebody is being elected.
+                _ => return,
+            };
+            if let Some(n) = leader.and_then(|l| count.get_mut(&l)) {
+                *n += 1;
+            }
+        }
+        let mine = count.get(&self.id).copied().unwrap_or(0);
+        let Some((fewest, least)) = count.iter().min_by_key(|(_, n)| **n) else {
+            return;
+        };
+        if mine >= least + 2
+            && let Some(raft) = own
+        {
+            let to = raft
+                .membership()
+                .voter_ids()
+                .find(|member| node_of(*member) == *fewest);
+            // A member that is far behind would only make the group wait.
+            if let Some(to) = to
+                && raft.lag(to).is_some_and(|lag| lag < 64)
+                && let Err(error) = raft.transfer_leader(to).await
+            {
+                tracing::debug!(%error, "leadership stays");
+            }
+        }
+    }
+
+    /// One round of checkpoints of all groups; then segments go that neither a log nor a live message needs. Answers how many. Not to be called
+    /// on a thread of the runtime.
+    ///
+    /// # Errors
+    /// The text says which group has no checkpoint, or which segment stays.
+    pub fn checkpoint(&self) -> Result<usize, String> {
+        let (Some(runtime), Some(node), Some(metadata)) =
+            (self.runtime.get(), self.node(), self.metadata.get())
+        else {
+            return Ok(0);
+        };
+        let mut live = rustc_hash::FxHashSet::default();
+        // Before and after: what a checkpoint was made of lies between.
+        for mirrored in &self.groups {
+            mirrored.group.live_segments(&mut live);
+        }
+        let mut needed = leveret_storage::Location::NONE;
+        let rafts = self.groups.iter().filter_map(|m| m.raft.get());
+        for raft in std::iter::once(metadata).chain(rafts) {
+            let covered = runtime.block_on(async {
+                let covered = raft.checkpoint().await?;
+                raft.purge().await?;
+                Ok::<_, leveret_cluster::raft::group::GroupError>(covered)
+            });
+            let covered = covered.map_err(|e| format!("group {}: {e}", raft.group()))?;
+            needed = needed.min(covered.replay_from);
+        }
+        node.store().finish_round().map_err(|e| e.to_string())?;
+        for mirrored in &self.groups {
+            mirrored.group.live_segments(&mut live);
+        }
+        let journal = node.store().journal();
+        let mut removed = 0;
+        for segment in journal.segments() {
+            if segment.sealed && segment.id < needed.segment() && !live.contains(&segment.id) {
+                journal
+                    .remove_segment(segment.id)
+                    .map_err(|e| e.to_string())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Ends the groups and the connections to the other nodes, after leaderships were handed over.
+    pub async fn stop(&self) {
+        self.hand_over().await;
+        // Until others lead what this node led, its sessions would only see it vanish.
+        let until = Instant::now() + Duration::from_secs(2);
+        while self.groups.iter().any(|m| m.group.leads() > 0) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for raft in self.groups.iter().filter_map(|m| m.raft.get()) {
+            raft.shutdown().await;
+        }
+        if let Some(metadata) = self.metadata.get() {
+            metadata.shutdown().await;
+        }
+        if let Some(peers) = self.peers.get() {
+            peers.stop().await;
+        }
+    }
+
+    /// Gives a group's leadership away before this node stops.
+    async fn hand_over(&self) {
+        let up = self.up_nodes();
+        for mirrored in &self.groups {
+            let Some(raft) = mirrored.raft.get() else {
+                continue;
+            };
+            if mirrored.group.leads() == 0 {
+                continue;
+            }
+            let mut voters: Vec<_> = raft
+                .membership()
+                .voter_ids()
+                .filter(|m| node_of(*m) != self.id && up.contains(&node_of(*m)))
+                .collect();
+            voters.sort_unstable_by_key(|m| raft.lag(*m).unwrap_or(u64::MAX));
+            if let Some(to) = voters.first() {
+                let _ = raft.transfer_leader(*to).await;
+            }
+        }
+    }
+
+    /// Members of a group of which all these nodes are voters.
+    pub fn members(nodes: &[u64]) -> BTreeSet<u64> {
+        nodes.iter().map(|node| member_id(*node, 0)).collect()
+    }
+}
+
+/// Serves the `session` connections of this node, once it has its place in the cluster.
+#[derive(Default)]
+pub struct SessionService(pub OnceLock<Arc<Mirror>>);
+
+impl Handler for SessionService {
+    fn serve(self: Arc<Self>, mut inbound: Inbound) -> BoxFuture<'static, ()> {
+        let mirror = self.0.get().cloned();
+        Box::pin(async move {
+            // Who dials too early dials again.
+            let Some(mirror) = mirror else { return };
+            let node = inbound.peer().node;
+            let incarnation = inbound.peer().boot & ((1 << 48) - 1);
+            loop {
+                match inbound.next().await {
+                    Ok(Some(frame)) => {
+                        if let Err(error) = mirror.take(node, incarnation, &frame) {
+                            tracing::error!(peer = node, error, "a session connection is closed");
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::info!(peer = node, %error, "a session connection ended");
+                        return;
+                    }
+                }
+            }
+        })
+    }
+
+    fn connected(&self, link: &Link) {
+        let Some(mirror) = self.0.get() else { return };
+        mirror.announce_all(link);
+        let index = mirror.applied().to_le_bytes();
+        mirror.push_on(link, kind::APPLIED, METADATA_GROUP, index.to_vec(), None);
+        mirror.push_on(link, kind::WHO_LEADS, METADATA_GROUP, Vec::new(), None);
+    }
+
+    fn disconnected(&self, link: &Link) {
+        let node = link.peer().node;
+        let Some(mirror) = self.0.get() else { return };
+        for mirrored in &mirror.groups {
+            if mirrored.session.leader().is_some_and(|l| l.node == node) {
+                mirrored.session.lead_by(None);
+            }
+        }
+    }
+}
+
+/// Waiting for a change of a watch of openraft's.
+mod openraft_watch {
+    use openraft::async_runtime::watch::WatchReceiver;
+
+    /// `false`: there will be none.
+    pub async fn changed<W, T>(watch: &mut impl WatchReceiver<W, T>) -> bool
+    where
+        W: openraft::async_runtime::watch::Watch,
+        T: openraft::OptionalSend + openraft::OptionalSync,
+    {
+        watch.changed().await.is_ok()
+    }
+}

@@ -1,0 +1,164 @@
+//! The state machines of the groups, as `leveret-cluster` drives them.
+
+use std::any::Any;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use leveret_cluster::raft::snapshot::{MemorySink, SnapshotSink, SnapshotSource, memory_source};
+use leveret_cluster::raft::state_machine::{Committed, Machine};
+use leveret_queue::Location;
+use leveret_topology::Topology;
+
+use super::lead::MirrorGroup;
+use super::proposals::{Applied, Numbered};
+use crate::node::Node;
+
+/// Group 0: the metadata. Its state is the node's topology; what is here is what only group 0 has.
+pub struct MetadataMachine {
+    node: Weak<Node>,
+    sessions: Applied,
+    /// The last index that was applied.
+    index: u64,
+}
+
+impl MetadataMachine {
+    /// Of a node without metadata.
+    pub fn new(node: &Arc<Node>) -> MetadataMachine {
+        MetadataMachine {
+            node: Arc::downgrade(node),
+            sessions: Applied::default(),
+            index: 0,
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = self.index.to_le_bytes().to_vec();
+        self.sessions.encode(&mut out);
+        if let Some(node) = self.node.upgrade() {
+            out.extend_from_slice(&node.topology().snapshot());
+        }
+        out
+    }
+
+    fn take(&mut self, state: &[u8]) -> io::Result<()> {
+        let short = || io::Error::other("a metadata checkpoint is too short");
+        let (index, rest) = state.split_first_chunk::<8>().ok_or_else(short)?;
+        let (sessions, rest) = Applied::decode(rest).ok_or_else(short)?;
+        let topology = Topology::restore(rest).map_err(io::Error::other)?;
+        self.index = u64::from_le_bytes(*index);
+        self.sessions = sessions;
+        if let Some(node) = self.node.upgrade() {
+            node.replace_topology(topology);
+            node.metadata_applied(self.index);
+        }
+        Ok(())
+    }
+}
+
+impl Machine for MetadataMachine {
+    fn apply(&mut self, entries: &mut dyn Iterator<Item = Committed>) {
+        let Some(node) = self.node.upgrade() else {
+            return;
+        };
+        for entry in entries {
+            self.index = entry.log_id.index;
+            let numbered = match Numbered::decode(&entry.data) {
+                Ok(numbered) => numbered,
+                Err(error) => {
+                    // The same bytes on every node: none of them applies it.
+                    tracing::error!(index = self.index, %error, "passed over in the metadata's log");
+                    continue;
+                }
+            };
+            if self.sessions.take(numbered.session, numbered.number) {
+                if let leveret_topology::Command::NodeUp(up) = &numbered.command {
+                    self.sessions.forget(up.node, Some(up.incarnation));
+                }
+                node.apply_command(self.index, &numbered);
+            }
+        }
+        node.metadata_applied(self.index);
+    }
+
+    fn checkpoint(&mut self) -> Vec<u8> {
+        self.encode()
+    }
+
+    fn restore(&mut self, state: Bytes) -> io::Result<()> {
+        self.take(&state)
+    }
+
+    fn snapshot(&mut self) -> Arc<dyn SnapshotSource> {
+        memory_source(Bytes::from(self.encode()))
+    }
+
+    fn sink(&mut self) -> Box<dyn SnapshotSink> {
+        Box::new(MemorySink::default())
+    }
+
+    fn install(&mut self, received: Box<dyn Any + Send>) -> io::Result<()> {
+        let state = received
+            .downcast::<Bytes>()
+            .map_err(|_| io::Error::other("not a snapshot of the metadata"))?;
+        self.take(&state)
+    }
+}
+
+/// A group of mirrored queues.
+pub struct QueueMachine {
+    group: Arc<MirrorGroup>,
+    node: Weak<Node>,
+    barrier: Location,
+}
+
+impl QueueMachine {
+    /// Of this mirror.
+    pub fn new(group: Arc<MirrorGroup>, node: &Arc<Node>) -> QueueMachine {
+        QueueMachine {
+            group,
+            node: Arc::downgrade(node),
+            barrier: Location(0),
+        }
+    }
+}
+
+impl Machine for QueueMachine {
+    fn apply(&mut self, entries: &mut dyn Iterator<Item = Committed>) {
+        let now_ms = self.node.upgrade().map_or(0, |node| node.now_ms());
+        for entry in entries {
+            let location = Location(entry.location.to_u64());
+            if !entry.follows {
+                // Something was truncated between the entry before and this one: no run goes on across.
+                self.barrier = location;
+            }
+            let index = entry.log_id.index;
+            let applied = self
+                .group
+                .apply(index, &entry.data, location, self.barrier, now_ms);
+            if let Err(error) = applied {
+                tracing::error!(group = self.group.id(), index, %error, "malformed entry in a group's log");
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Vec<u8> {
+        self.group.checkpoint()
+    }
+
+    fn restore(&mut self, state: Bytes) -> io::Result<()> {
+        self.group.restore(&state)
+    }
+
+    fn snapshot(&mut self) -> Arc<dyn SnapshotSource> {
+        super::transfer::source(&self.group)
+    }
+
+    fn sink(&mut self) -> Box<dyn SnapshotSink> {
+        super::transfer::sink(&self.group)
+    }
+
+    fn install(&mut self, received: Box<dyn Any + Send>) -> io::Result<()> {
+        super::transfer::install(&self.group, received)
+    }
+}

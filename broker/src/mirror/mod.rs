@@ -1,0 +1,17 @@
+//! Queues that other nodes have a part in: sessions, leaders, and what goes between them.
+//!
+//! [docs/cluster.md](../../../docs/cluster.md), section 5. Connections use a queue that is led elsewhere through their node's session with the
+//! queue's group; a leader that happens to be on the same node is reached by a call instead of a socket, and by nothing else
+//! differently.
+
+pub mod cluster;
+pub mod lead;
+mod machines;
+pub mod message;
+pub mod proposals;
+pub mod session;
+pub mod start;
+mod transfer;
+
+pub use cluster::Mirror;
+pub use machines::{MetadataMachine, QueueMachine};

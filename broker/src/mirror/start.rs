@@ -1,0 +1,297 @@
+//! Starting a node of a cluster: its peers, its groups, and the wait until it may serve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use leveret_cluster::founding::driver::{Founded, Founding, Host};
+use leveret_cluster::founding::message::{Joined, Joiner};
+use leveret_cluster::founding::{Founders, Member};
+use leveret_cluster::identity::{Identity, Phase};
+use leveret_cluster::name::{NodeAddress, NodeName};
+use leveret_cluster::peers::{Handlers, Me, Peer, Peers, PeersConfig};
+use leveret_cluster::raft::group::{GroupConfig, Role};
+use leveret_cluster::raft::network::{Network, NetworkConfig, RaftService};
+use leveret_cluster::raft::node::start_group;
+use leveret_cluster::raft::types::member_id;
+use leveret_cluster::wire::hello::{Cookie, random_u64};
+use leveret_cluster::{METADATA_GROUP, Recovered};
+use leveret_config::Config;
+use leveret_storage::disk::{Disk, RealDisk};
+use leveret_topology::{Command, NodeUp};
+
+use super::cluster::{GROUPS_DEFAULT, Mirror, SessionService};
+use super::machines::{MetadataMachine, QueueMachine};
+use crate::node::{Node, StartReport};
+
+/// Where nodes listen for each other if nothing is said: RabbitMQ's port for it.
+const PORT_DEFAULT: u16 = 25672;
+/// How long a start waits between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Who is in the cluster at the start.
+#[derive(Debug, Clone)]
+pub struct Members {
+    /// Ids of all nodes, this one among them.
+    pub nodes: Vec<u64>,
+    /// The groups are to be made: the cluster is new.
+    pub new: bool,
+}
+
+/// What peers are told to call; made before they are, as they need it.
+#[derive(Default)]
+pub struct Services {
+    /// Of `raft` and `stream` connections.
+    pub raft: Arc<RaftService>,
+    /// Of `session` connections.
+    pub session: Arc<SessionService>,
+}
+
+/// What a node has that may become one of a cluster.
+struct Candidate {
+    /// There is a log of group 0 here.
+    initialised: bool,
+}
+
+impl Host for Candidate {
+    fn members(&self) -> Vec<Member> {
+        Vec::new()
+    }
+
+    fn initialised(&self) -> bool {
+        self.initialised
+    }
+
+    fn admit(&self, _: Joiner) -> BoxFuture<'static, Result<Joined, String>> {
+        Box::pin(async { Err("this cluster takes in no more nodes".to_owned()) })
+    }
+}
+
+/// Where the founders of the cluster listen for each other, by the configuration.
+///
+/// # Errors
+/// Something is no node.
+pub fn founders(config: &Config) -> Result<Vec<NodeAddress>, String> {
+    let parse = |text: &String| NodeAddress::parse(text, PORT_DEFAULT).map_err(|e| e.to_string());
+    config.cluster.nodes.iter().map(parse).collect()
+}
+
+/// A node that is configured as one of a cluster: opens its store, finds its place, starts its groups, and waits until it may serve.
+///
+/// # Errors
+/// The text says what cannot be.
+pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartReport), String> {
+    let founders = founders(&config)?;
+    let listen = config.cluster.listen.clone();
+    let cookie = match &config.cluster.cookie_file {
+        Some(path) => Cookie::load(path).map_err(|e| e.to_string())?,
+        None => return Err("cluster.cookie_file: a cluster needs a secret".to_owned()),
+    };
+    let (node, report, recovered) =
+        Node::start_member(config, memory_bytes).map_err(|e| e.to_string())?;
+    let name = NodeName::parse(node.name()).map_err(|e| e.to_string())?;
+    let own = founders.iter().find(|address| address.name == name);
+    let own = own.cloned().ok_or_else(|| {
+        format!("cluster_formation.classic_config.nodes: {name}, this node, is not among them")
+    })?;
+    let dir = node.config().node.data_dir.join("cluster");
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    disk.create_dir_all(&dir)
+        .map_err(|e| format!("{}: {e}", dir.display()))?;
+    let journal = node.store().journal().uuid();
+    let identity = Identity::open(&*disk, &dir, &name, journal).map_err(|e| e.to_string())?;
+    if identity.phase == Phase::Candidate && !report.fresh {
+        return Err(format!(
+            "{} has the data of a node that ran alone: they do not become a cluster's; start with an empty folder",
+            node.config().node.data_dir.display()
+        ));
+    }
+    let services = Services::default();
+    let host = Candidate {
+        initialised: recovered.has_raft(METADATA_GROUP),
+    };
+    let names = Founders::new(founders.iter().map(|address| address.name.clone()));
+    let founding = Arc::new(Founding::new(
+        identity.clone(),
+        names.clone(),
+        Arc::clone(&disk),
+        dir,
+        Arc::new(host),
+    ));
+    let boot = random_u64().map_err(|e| format!("random numbers: {e}"))? & ((1 << 48) - 1);
+    let me = |identity: &Identity| Me {
+        cluster: identity.cluster,
+        node: identity.node,
+        incarnation: identity.incarnation,
+        boot,
+        name: identity.name.clone(),
+    };
+    let handlers = Handlers {
+        raft: services.raft.clone(),
+        session: services.session.clone(),
+        stream: services.raft.clone(),
+        founding: founding.clone(),
+        ..Handlers::default()
+    };
+    let peers = Peers::new(PeersConfig::new(me(&identity), cookie), handlers);
+    let address = match listen {
+        Some(address) => address.to_string(),
+        None => format!("[::]:{}", own.port),
+    };
+    let listener = tokio::net::TcpListener::bind(&address)
+        .await
+        .map_err(|e| format!("cluster.listen {address}: {e}"))?;
+    peers.listen(listener);
+    let founded = founding
+        .found(&peers, &own, &founders, |why| {
+            tracing::info!("waiting for the cluster: {why:?}");
+        })
+        .await
+        .map_err(|e| e.to_string())?;
+    let (Founded::TakePart(identity) | Founded::Initialise(identity, _)) = founded;
+    peers.set_me(me(&identity));
+    // Founders are numbered from 1 in the order of their names.
+    let numbered: Vec<(u64, &NodeAddress)> = (1..)
+        .zip(names.names())
+        .filter_map(|(id, name)| Some((id, founders.iter().find(|a| a.name == *name)?)))
+        .collect();
+    let members = Members {
+        nodes: numbered.iter().map(|(id, _)| *id).collect(),
+        new: identity.node == 1,
+    };
+    let mirror = Mirror::new(identity.node, boot, GROUPS_DEFAULT, node.bodies());
+    node.set_mirror(Arc::clone(&mirror));
+    let node = Arc::new(node);
+    // Once, here.
+    let _ = services.session.0.set(Arc::clone(&mirror));
+    start(&node, peers.clone(), &services, recovered, &members).await?;
+    peers.set_peers(numbered.iter().map(|(id, address)| Peer {
+        node: *id,
+        incarnation: None,
+        address: (*address).clone(),
+    }));
+    mirror.follow();
+    tracing::info!(
+        node = identity.node,
+        "member of the cluster; waiting for the others"
+    );
+    join_in(&node).await;
+    founding.mark_member().await.map_err(|e| e.to_string())?;
+    let settling = Arc::clone(&node);
+    let first = members.new;
+    tokio::task::spawn_blocking(move || settling.settle_in_cluster(first))
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?;
+    Ok((node, report))
+}
+
+/// Starts the groups, and everything that follows them.
+///
+/// # Errors
+/// The text says which group cannot be started.
+pub async fn start(
+    node: &Arc<Node>,
+    peers: Peers,
+    services: &Services,
+    mut recovered: Recovered,
+    members: &Members,
+) -> Result<(), String> {
+    let mirror = Arc::clone(node.mirror().ok_or("this node is alone")?);
+    mirror.begin(node, peers.clone());
+    let me = member_id(mirror.id(), 0);
+    let network = Network::new(peers, NetworkConfig::default());
+    let metadata = start_group(
+        config_of(METADATA_GROUP, me),
+        Arc::clone(node.store()),
+        recovered.take_raft(METADATA_GROUP),
+        Box::new(MetadataMachine::new(node)),
+        network.group(METADATA_GROUP, me),
+    )
+    .await
+    .map_err(|e| e.to_string())?;
+    services.raft.add(metadata.clone());
+    mirror.set_metadata(Arc::clone(&metadata));
+    let first = Mirror::members(&members.nodes);
+    for mirrored in mirror.groups() {
+        let id = mirrored.group.id();
+        let raft = start_group(
+            config_of(id, me),
+            Arc::clone(node.store()),
+            recovered.take_raft(id),
+            Box::new(QueueMachine::new(Arc::clone(&mirrored.group), node)),
+            network.group(id, me),
+        )
+        .await
+        .map_err(|e| e.to_string())?;
+        services.raft.add(raft.clone());
+        // Once, here.
+        let _ = mirrored.raft.set(raft);
+    }
+    if members.new {
+        // A group that has a log already refuses: this start is not its first.
+        let _ = metadata.initialize(first.clone()).await;
+        for mirrored in mirror.groups() {
+            if let Some(raft) = mirrored.raft.get() {
+                let _ = raft.initialize(first.clone()).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Log that a group keeps behind its checkpoint, for nodes that were away a moment: of all groups together a few hundred MiB.
+const LOG_KEEP_BYTES: u64 = 16 << 20;
+
+fn config_of(group: leveret_cluster::GroupId, me: u64) -> GroupConfig {
+    GroupConfig {
+        log_keep_bytes: LOG_KEEP_BYTES,
+        ..GroupConfig::new(group, me)
+    }
+}
+
+/// Waits until the metadata is as the cluster has it, and says that this node is there. Ends when it may serve.
+pub async fn join_in(node: &Arc<Node>) {
+    let Some(mirror) = node.mirror().cloned() else {
+        return;
+    };
+    let mut said_ms = 0;
+    loop {
+        // A command of this process that comes back was behind everything that was committed before.
+        let up = Command::NodeUp(NodeUp {
+            node: mirror.id(),
+            name: node.name().into(),
+            incarnation: mirror.session_id().incarnation,
+        });
+        let there = {
+            let topology = node.topology();
+            let known = topology.node(mirror.id());
+            known.is_some_and(|n| n.up && n.incarnation == mirror.session_id().incarnation)
+        };
+        if there {
+            break;
+        }
+        if said_ms == 0 {
+            node.propose_quietly(&up);
+        }
+        said_ms += LOOK.as_millis() as u64;
+        if said_ms.is_multiple_of(5000) {
+            tracing::info!("waiting for a majority of the cluster");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    mirror.set_ready();
+    // Leaders of all groups: a client that comes now need not wait for an election.
+    let patience = tokio::time::Instant::now() + Duration::from_secs(5);
+    while tokio::time::Instant::now() < patience {
+        let led = |m: &super::cluster::Mirrored| {
+            let role = m.raft.get().map(|r| r.role());
+            matches!(role, Some(Role::Leading { .. } | Role::Following { .. }))
+                && m.session.leader().is_some()
+        };
+        if mirror.groups().iter().all(led) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
