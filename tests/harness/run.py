@@ -22,7 +22,7 @@ from harness.servers import Leveret, RabbitMQ, StartFailed
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-PARTS = ("cargo", "spec", "settings", "interop", "crash", "abuse")
+PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "abuse")
 PART_DEADLINE_S, PART_DEADLINE_LONG_S = 1500, 4 * 3600
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 # The heading of a failed test's output; it is there with --quiet too.
@@ -135,6 +135,9 @@ class Run:
     def crash(self):
         # Alone on the machine: a crash test that has no processor time tests little.
         return self.pytest("crash", TESTS / "crash", self.server_options())
+
+    def cluster(self):
+        return self.pytest("cluster", TESTS / "cluster", self.server_options())
 
     def abuse(self):
         return self.pytest("abuse", TESTS / "abuse", self.server_options())
