@@ -18,6 +18,24 @@ from oslo_config import cfg
 CALL_TIMEOUT_S = 30
 PATIENT_TIMEOUT_S = 5
 PATIENCE_S = 60
+# oslo.messaging asks the socket of a new connection for its options and its port behind the connection's lock's back: if the
+# heartbeat thread has closed it meanwhile, the call fails with what the system says of a closed descriptor of one's own
+# (the second text is how it fails to read that error). No broker can cause it, and services call again.
+CLOSED_BY_ITSELF = ("Bad file descriptor", "'OSError' object is not subscriptable")
+
+
+def called_again(operation):
+    """Runs an operation until the client does not trip over its own socket; returns how often it had to be repeated."""
+    deadline = time.monotonic() + PATIENCE_S
+    repeats = 0
+    while True:
+        try:
+            operation()
+            return repeats
+        except (OSError, oslo_messaging.MessageDeliveryFailure) as error:
+            if time.monotonic() > deadline or not any(text in str(error) for text in CLOSED_BY_ITSELF):
+                raise
+        repeats += 1
 
 
 class Endpoint:
@@ -77,7 +95,8 @@ class Peer:
         self.server = oslo_messaging.get_rpc_server(
             self.rpc, target, [self.endpoint], executor="threading"
         )
-        self.server.start()
+        # One thread: with several, messages that come in order are handled in any.
+        self.server.start(override_pool_size=1)
 
     def stop_server(self):
         self.server.stop()
@@ -93,7 +112,10 @@ class Peer:
 
     def call(self, to, first, count):
         client = self.client(server=to)
-        return [client.call({}, "echo", value=number) for number in range(first, first + count)]
+        answers = []
+        for number in range(first, first + count):
+            called_again(lambda number=number: answers.append(client.call({}, "echo", value=number)))
+        return answers
 
     def call_patiently(self, to, first, count):
         """Like `call` for a time with a restart in it: what a dead broker's memory held is asked for again."""
@@ -102,7 +124,7 @@ class Peer:
         answers = []
         while len(answers) < count:
             try:
-                answers.append(client.call({}, "echo", value=first + len(answers)))
+                called_again(lambda: answers.append(client.call({}, "echo", value=first + len(answers))))
             except oslo_messaging.MessagingTimeout:
                 if time.monotonic() > deadline:
                     raise
@@ -110,24 +132,27 @@ class Peer:
 
     def call_failing(self, to):
         try:
-            self.client(server=to).call({}, "fail", text="on purpose")
+            called_again(lambda: self.client(server=to).call({}, "fail", text="on purpose"))
         except Exception as error:
             return [type(error).__name__, str(error)]
         return None
 
     def cast(self, to, first, count):
+        """Returns how many may have been sent more than once."""
         client = self.client(server=to)
-        for number in range(first, first + count):
-            client.cast({}, "cast", number=number)
+        return sum(
+            called_again(lambda number=number: client.cast({}, "cast", number=number))
+            for number in range(first, first + count)
+        )
 
     def fanout(self, first, count):
         client = self.client(fanout=True)
         for number in range(first, first + count):
-            client.cast({}, "fanout", number=number)
+            called_again(lambda number=number: client.cast({}, "fanout", number=number))
 
     def notify(self, first, count):
         for number in range(first, first + count):
-            self.notifier.info({}, "interop.test", {"number": number})
+            called_again(lambda number=number: self.notifier.info({}, "interop.test", {"number": number}))
 
     def seen(self, kind):
         with self.endpoint.lock:

