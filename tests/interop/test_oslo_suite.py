@@ -25,6 +25,10 @@ EXPECTED = [
 # The tests mostly wait, many of them on the 10 s in which a listener looks up from its socket.
 WORKERS = 12
 SUITE_DEADLINE_S = 400
+# Some of its tests measure the machine: 100 notifications in two seconds, an answer within one. So many that fail beside the
+# others have a second try, one by one; a fault of the broker fails it again, and more failures are not the machine's.
+SECOND_TRIES_MAX = 3
+SECOND_DEADLINE_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +48,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def outcomes(shared, source):
-    """Runs the suite once: {test: (status, details)}, with the status "success" for what passed."""
+    """Runs the suite: {test: (status, details)}, with the status "success" for what passed."""
     url = shared.url(scheme="rabbit").replace("%2F", "")
     binaries = Path(sys.executable).parent
     stestr = [binaries / "stestr", "--test-path", "./oslo_messaging/tests/functional", "--top-dir", "."]
@@ -56,10 +60,28 @@ def outcomes(shared, source):
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
     }
     common = {"cwd": source, "env": environment, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-    run = [*stestr, "run", "--concurrency", str(WORKERS)]
-    subprocess.run(run, **common, stderr=subprocess.STDOUT, timeout=SUITE_DEADLINE_S)
-    # What is printed mixes the lines of workers; the stored stream does not.
-    stream = subprocess.run([*stestr, "last", "--subunit"], **common).stdout
+
+    def run(deadline_s, *options):
+        command = [*stestr, "run", *options]
+        subprocess.run(command, **common, stderr=subprocess.STDOUT, timeout=deadline_s)
+        # What is printed mixes the lines of workers; the stored stream does not.
+        return statuses(subprocess.run([*stestr, "last", "--subunit"], **common).stdout)
+
+    found = run(SUITE_DEADLINE_S, "--concurrency", str(WORKERS))
+    failed = [test for test, (status, _) in found.items() if status == "fail"]
+    if 0 < len(failed) <= SECOND_TRIES_MAX:
+        (source / "second-try").write_text("\n".join(failed) + "\n")
+        second = run(SECOND_DEADLINE_S, "--concurrency", "1", "--load-list", "second-try")
+        for test in failed:
+            status, details = second.get(test, ("missing", ""))
+            print(f"{test}: {status} at the second try; at the first:\n{found[test][1][-2000:]}")
+            found[test] = (status, f"{found[test][1]}\nThe second try:\n{details}")
+    yield found
+    shutil.rmtree(source, ignore_errors=True)
+
+
+def statuses(stream):
+    """{test: (status, details)} of a subunit stream."""
     found = {}
 
     def note(test):
@@ -71,11 +93,10 @@ def outcomes(shared, source):
     subunit.ByteStreamToStreamResult(io.BytesIO(stream), non_subunit_name="noise").run(result)
     result.stopTestRun()
     found.pop("noise", None)
-    yield found
-    shutil.rmtree(source, ignore_errors=True)
+    return found
 
 
-@pytest.mark.timeout(SUITE_DEADLINE_S + 60)
+@pytest.mark.timeout(SUITE_DEADLINE_S + SECOND_DEADLINE_S + 60)
 @pytest.mark.parametrize("test", EXPECTED)
 def test_functional(outcomes, test):
     status, details = outcomes.get(test, ("missing", ""))
