@@ -88,7 +88,8 @@ impl Machine for Remember {
             if let Some((last, ..)) = applied.entries.last() {
                 assert!(index > *last, "entry {index} after {last}");
             }
-            applied.entries.push((index, term, entry.data));
+            // Without the kind byte.
+            applied.entries.push((index, term, entry.data.slice(1..)));
             applied.places.push((entry.location, entry.follows));
         }
     }
