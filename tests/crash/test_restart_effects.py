@@ -98,8 +98,14 @@ def test_what_expired_while_the_broker_was_down_is_dead_lettered(launch, how):
     server.start()
     channel = open_channel(server)
     again = fetch_all(channel, "grave", len(bodies))
-    assert [message.body for message in again] == bodies
     assert all(message.headers["x-death"][0]["count"] == 1 for message in again)
+    again = [message.body for message in again]
+    # A letter that was not written yet when the broker was killed died anew: behind those of other queues, not of its own.
+    assert sorted(again) == sorted(bodies)
+    for source in SOURCES:
+        assert [body for body in again if body.endswith(source.encode())] == [
+            body for body in bodies if body.endswith(source.encode())
+        ]
     channel.wire.close()
     server.close()
 
