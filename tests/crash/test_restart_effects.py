@@ -91,6 +91,8 @@ def test_what_expired_while_the_broker_was_down_is_dead_lettered(launch, how):
         assert channel.declare(source, passive=True).message_count == 0
     assert bodies.count(b"1 own") == 1
     assert channel.bodies("own") == [b"2 own"]
+    # Its -ok says that all before it is on disk, the ends of the letters' first lives among it: a kill before that may have some die twice.
+    channel.declare("on-disk", durable=True)
     channel.wire.close()
 
     # They died once: they are there after another restart, and no more of them.
@@ -99,13 +101,7 @@ def test_what_expired_while_the_broker_was_down_is_dead_lettered(launch, how):
     channel = open_channel(server)
     again = fetch_all(channel, "grave", len(bodies))
     assert all(message.headers["x-death"][0]["count"] == 1 for message in again)
-    again = [message.body for message in again]
-    # A letter that was not written yet when the broker was killed died anew: behind those of other queues, not of its own.
-    assert sorted(again) == sorted(bodies)
-    for source in SOURCES:
-        assert [body for body in again if body.endswith(source.encode())] == [
-            body for body in bodies if body.endswith(source.encode())
-        ]
+    assert [message.body for message in again] == bodies
     channel.wire.close()
     server.close()
 
