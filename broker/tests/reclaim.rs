@@ -132,14 +132,6 @@ fn messages_move_out_of_a_segment_whose_follower_is_gone() {
     assert!(segments.iter().all(|s| s.id != first), "{segments:?}");
     client.keep(&node, &kept);
     drop(client);
-    if std::env::var("KEEP").is_ok() {
-        std::process::Command::new("cp")
-            .arg("-r")
-            .arg(dir.path())
-            .arg("/tmp/kill/case2")
-            .status()
-            .unwrap();
-    }
     let node = restart(node, dir.path());
     assert_eq!(Client::new(&node).numbers(), kept);
 }
