@@ -550,6 +550,9 @@ impl Core {
 
     /// Sends the confirms whose place is durable; says how many publishes that were. `generation_of`: an open channel's.
     pub fn send_confirms(&mut self, generation_of: impl Fn(u16) -> u32) -> u64 {
+        if self.confirms.is_empty() {
+            return 0;
+        }
         let durable = self.node.durable();
         let mut confirmed = 0;
         // Several batches of one channel become one ack: (channel, first, last).

@@ -17,7 +17,7 @@ use leveret_cluster::raft::types::{Payload, member_id, node_of};
 use leveret_cluster::wire::frame::Frame;
 use leveret_cluster::wire::hello::Purpose;
 use leveret_cluster::wire::sender::Lane;
-use leveret_cluster::{GroupId, METADATA_GROUP};
+use leveret_cluster::{GroupId, METADATA_GROUP, MIRRORED_DURABLE, MIRRORED_TRANSIENT};
 use leveret_queue::{DeadLetter, Location, QueueId, SessionId};
 use leveret_topology::{Command, NodeDown};
 use parking_lot::Mutex;
@@ -28,10 +28,6 @@ use super::proposals::{Carrier, Numbered, Proposals};
 use super::session::{Leader, Session, Transport};
 use crate::node::Node;
 
-/// The first group of mirrored durable queues.
-pub const DURABLE_GROUPS: GroupId = 256;
-/// The first group of mirrored queues that are not durable.
-pub const TRANSIENT_GROUPS: GroupId = 512;
 /// Groups of each kind that a new cluster gets.
 pub const GROUPS_DEFAULT: u32 = 8;
 
@@ -209,8 +205,8 @@ impl Mirror {
             incarnation,
         };
         let numbers = (0..kinds)
-            .map(|at| DURABLE_GROUPS + at)
-            .chain((0..kinds).map(|at| TRANSIENT_GROUPS + at));
+            .map(|at| MIRRORED_DURABLE + at)
+            .chain((0..kinds).map(|at| MIRRORED_TRANSIENT + at));
         let groups = numbers
             .map(|number| Mirrored {
                 group: Arc::new(MirrorGroup::new(
@@ -282,16 +278,6 @@ impl Mirror {
         self.ready.store(true, Ordering::Release);
     }
 
-    /// Group 0 on this node.
-    pub fn metadata(&self) -> Option<&Arc<NodeGroup>> {
-        self.metadata.get()
-    }
-
-    /// The other nodes.
-    pub fn peers(&self) -> Option<&Peers> {
-        self.peers.get()
-    }
-
     fn node(&self) -> Option<Arc<Node>> {
         self.node.get()?.upgrade()
     }
@@ -313,9 +299,9 @@ impl Mirror {
     /// A group of queues.
     #[inline]
     pub fn mirrored(&self, group: GroupId) -> Option<&Mirrored> {
-        let at = match group.checked_sub(TRANSIENT_GROUPS) {
+        let at = match group.checked_sub(MIRRORED_TRANSIENT) {
             Some(at) => at.checked_add(self.kinds)?,
-            None => group.checked_sub(DURABLE_GROUPS)?,
+            None => group.checked_sub(MIRRORED_DURABLE)?,
         };
         self.groups.get(at as usize)
     }
@@ -334,9 +320,9 @@ impl Mirror {
     /// The group of a new queue: by its name, of the kind for what is durable or of the other.
     pub fn place(&self, hash: u64, durable: bool) -> GroupId {
         let first = if durable {
-            DURABLE_GROUPS
+            MIRRORED_DURABLE
         } else {
-            TRANSIENT_GROUPS
+            MIRRORED_TRANSIENT
         };
         first + (hash % u64::from(self.kinds.max(1))) as GroupId
     }

@@ -16,7 +16,7 @@ use leveret_cluster::GroupId;
 use leveret_queue::entry::{BatchBuilder, MemoryGauge, Part};
 use leveret_queue::{
     Applied, ConsumerSlot, ConsumerSpec, DeadLetter, Delivery, Effects, EntryBuilder, EntryError,
-    Link, Location, Machine, Overflow, QueueId, QueueView, Replica, SeqRange, Settings, Waiter,
+    Link, Location, Machine, Overflow, QueueId, Replica, SeqRange, Settings, Waiter,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -402,11 +402,6 @@ impl MirrorGroup {
         Ok(())
     }
 
-    /// An entry without commands: a leader's first, or a membership.
-    pub fn skip(&self, index: u64) {
-        self.state.lock().applied = index;
-    }
-
     fn tell_committed(&self, leading: &mut Leading, applied: &Applied) {
         // A batch has few sessions: the last number of each counts.
         let mut last: FxHashMap<SessionId, u64> = FxHashMap::default();
@@ -535,13 +530,6 @@ impl MirrorGroup {
         leading.is_some_and(|l| l.machine.is_unused(id))
     }
 
-    /// A look at the queues, if this node leads.
-    pub fn views(&self) -> Vec<QueueView> {
-        let state = self.state.lock();
-        let leading = state.leading.as_ref();
-        leading.map_or_else(Vec::new, |l| l.machine.queues().map(|q| q.view()).collect())
-    }
-
     /// Timers that are due, and claims that are not awaited any longer.
     pub fn tick(&self, now_ms: u64) {
         /// Queues handled before others get the lock.
@@ -599,12 +587,6 @@ impl MirrorGroup {
         }
     }
 
-    /// What is equal on all mirrors at the same index, and that index.
-    pub fn digest(&self) -> (u64, Vec<u8>) {
-        let state = self.state.lock();
-        (state.applied, state.replica.digest())
-    }
-
     /// Segments of the journal that live messages are in.
     pub fn live_segments(&self, out: &mut FxHashSet<u32>) {
         let state = self.state.lock();
@@ -648,10 +630,9 @@ impl MirrorGroup {
         self.state.lock().replica = replica;
     }
 
-    /// The replica as it is, and the index that it has applied.
-    pub fn snapshot(&self) -> (u64, Replica) {
-        let state = self.state.lock();
-        (state.applied, state.replica.clone())
+    /// The replica as it is.
+    pub fn snapshot(&self) -> Replica {
+        self.state.lock().replica.clone()
     }
 
     // ------------------------------------------------------------------ sessions

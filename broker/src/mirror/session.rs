@@ -145,7 +145,6 @@ struct Inner {
     /// Number of the last batch.
     last: u64,
     uncommitted: VecDeque<Batch>,
-    uncommitted_bytes: usize,
     consumers: Vec<Option<Consumer>>,
     generation: u32,
     requests: BTreeMap<u64, Open>,
@@ -277,11 +276,6 @@ impl Session {
         self.committed.load(Ordering::Acquire)
     }
 
-    /// Bytes of batches that are not committed.
-    pub fn uncommitted_bytes(&self) -> usize {
-        self.inner.lock().uncommitted_bytes
-    }
-
     /// Who leads, as far as the session knows.
     pub fn leader(&self) -> Option<Leader> {
         self.inner.lock().leader
@@ -327,7 +321,6 @@ impl Session {
             refused: refused.cloned(),
         };
         inner.send(batch.up());
-        inner.uncommitted_bytes += batch.entry.len();
         inner.uncommitted.push_back(batch);
         for key in emptied {
             inner.release_if_empty(key);
@@ -574,7 +567,6 @@ impl Session {
             let Some(batch) = inner.uncommitted.pop_front() else {
                 break;
             };
-            inner.uncommitted_bytes -= batch.entry.len();
             if let Some(place) = &batch.refused
                 && let Some((_, ops)) = refused.iter().find(|(n, _)| *n == batch.number)
             {

@@ -30,10 +30,9 @@ struct Source {
 
 /// The group's present state.
 pub fn source(group: &Arc<MirrorGroup>) -> Arc<dyn SnapshotSource> {
-    let (_, replica) = group.snapshot();
     Arc::new(Source {
         group: Arc::clone(group),
-        replica,
+        replica: group.snapshot(),
     })
 }
 
