@@ -19,7 +19,8 @@ fn poisoned_by(fault: Fault, manual: bool) {
     let safe = append(journal, 0, 100, true).unwrap();
     journal.wait_durable(safe.end()).unwrap();
     let durable = journal.durable();
-    sim.fail(1, fault);
+    // On this file: the next segment is prepared by a thread of its own, at any time.
+    assert!(sim.fail_next_on(&Path::new("j").join("0000000001.journal"), fault));
     let lost = append(journal, 1, 100, true).unwrap();
     let error = journal.wait_durable(lost.end()).unwrap_err();
     assert!(matches!(&error, AppendError::Poisoned(_)), "{error:?}");

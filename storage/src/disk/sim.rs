@@ -156,6 +156,8 @@ struct State {
     durable_names: BTreeMap<PathBuf, Node>,
     unsynced_names: Vec<NameChange>,
     faults: Vec<(u64, Fault)>,
+    /// Faults of the next operation on one file.
+    file_faults: Vec<(Node, Fault)>,
     power_cut: bool,
     operations: u64,
     writes: u64,
@@ -183,11 +185,35 @@ impl State {
         });
         match due.map(|index| self.faults.swap_remove(index).1) {
             None => Ok(()),
-            Some(Fault::Write(kind)) => Err(kind.into()),
-            Some(Fault::Sync) => Err(io::Error::other("simulated I/O error")),
-            Some(Fault::PowerCut) => {
+            Some(fault) => Err(self.fault(fault)),
+        }
+    }
+
+    /// As [`State::step`], for an operation on a file that may have a fault of its own.
+    fn step_on(&mut self, life: u64, operation: Operation, node: &Node) -> io::Result<()> {
+        self.step(life, operation)?;
+        let due = self.file_faults.iter().position(|(of, fault)| {
+            Arc::ptr_eq(of, node)
+                && match fault {
+                    Fault::PowerCut => true,
+                    Fault::Write(_) => operation == Operation::Write,
+                    Fault::Sync => operation == Operation::Sync,
+                }
+        });
+        match due.map(|index| self.file_faults.swap_remove(index).1) {
+            None => Ok(()),
+            Some(fault) => Err(self.fault(fault)),
+        }
+    }
+
+    /// What an operation that meets this fault returns.
+    fn fault(&mut self, fault: Fault) -> io::Error {
+        match fault {
+            Fault::Write(kind) => kind.into(),
+            Fault::Sync => io::Error::other("simulated I/O error"),
+            Fault::PowerCut => {
                 self.power_cut = true;
-                Err(io::Error::other("the power is cut"))
+                io::Error::other("the power is cut")
             }
         }
     }
@@ -269,6 +295,17 @@ impl SimDisk {
             Fault::Sync => state.syncs,
         };
         state.faults.push((done + n, fault));
+    }
+
+    /// Makes the next operation of the fault's kind on the file at `path` fail, whatever other files see meanwhile; `false`
+    /// if there is no such file.
+    pub fn fail_next_on(&self, path: &Path, fault: Fault) -> bool {
+        let mut state = self.state.lock();
+        let Some(node) = state.names.get(path).cloned() else {
+            return false;
+        };
+        state.file_faults.push((node, fault));
+        true
     }
 
     /// Changes so far: writes, syncs, creates, renames, removals.
@@ -485,7 +522,7 @@ impl DiskFile for SimFile {
         let outcome = if grows > state.available() {
             Err(io::ErrorKind::StorageFull.into())
         } else {
-            state.step(self.life, Operation::Write)
+            state.step_on(self.life, Operation::Write, &self.node)
         };
         if outcome.is_err() && self.life == state.life && bytes.len() <= len.saturating_sub(offset)
         {
@@ -508,7 +545,7 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state.lock();
-        let outcome = state.step(self.life, Operation::Sync);
+        let outcome = state.step_on(self.life, Operation::Sync, &self.node);
         let mut node = self.node.lock();
         match &outcome {
             Ok(()) => node.sync(),
