@@ -14,7 +14,7 @@ use leveret_cluster::raft::group::{GroupConfig, Role};
 use leveret_cluster::raft::network::{Network, NetworkConfig, RaftService};
 use leveret_cluster::raft::node::start_group;
 use leveret_cluster::raft::types::member_id;
-use leveret_cluster::wire::hello::{Cookie, random_u64};
+use leveret_cluster::wire::hello::Cookie;
 use leveret_cluster::{METADATA_GROUP, Recovered};
 use leveret_config::Config;
 use leveret_storage::disk::{Disk, RealDisk};
@@ -111,6 +111,8 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
         initialised: recovered.has_raft(METADATA_GROUP),
     };
     let names = Founders::new(founders.iter().map(|address| address.name.clone()));
+    let boot = leveret_cluster::boot::next(&*disk, &dir, node.now_ms())
+        .map_err(|e| format!("{}: {e}", dir.display()))?;
     let founding = Arc::new(Founding::new(
         identity.clone(),
         names.clone(),
@@ -118,7 +120,6 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
         dir,
         Arc::new(host),
     ));
-    let boot = random_u64().map_err(|e| format!("random numbers: {e}"))? & ((1 << 48) - 1);
     let me = |identity: &Identity| Me {
         cluster: identity.cluster,
         node: identity.node,

@@ -299,7 +299,8 @@ impl Inner {
     /// What a member says to another one must be about the same cluster, and the other one be known here.
     fn judge(&self, hello: &Hello) -> Result<(), String> {
         let me = self.me.read();
-        if hello.boot == me.boot {
+        // Lives of different nodes may have the same number: they are those of their clocks.
+        if (hello.boot, hello.incarnation) == (me.boot, me.incarnation) {
             return Err("this is the node itself".into());
         }
         if hello.name == me.name {

@@ -25,7 +25,12 @@ impl Topology {
             up: true,
         };
         let mut outcome = Outcome::default();
-        if self.nodes.get(&up.node) != Some(&info) {
+        let known = self.nodes.get(&up.node);
+        if known.is_some_and(|known| known.incarnation > up.incarnation) {
+            // Said late: that life is over. Incarnations of a node only grow.
+            return Ok(outcome);
+        }
+        if known != Some(&info) {
             self.nodes.insert(up.node, info);
             outcome.changed = true;
         }
@@ -141,6 +146,9 @@ mod tests {
         topology.apply(10, &up(1, 8)).unwrap();
         assert_eq!(names(&topology), ["q4", "q5"]);
         assert!(topology.node(1).is_some_and(|n| n.up));
+        // Nor does an earlier life come back.
+        assert!(!topology.apply(11, &up(1, 7)).unwrap().changed);
+        assert_eq!(topology.node(1).map(|n| n.incarnation), Some(8));
         // The end of an earlier life, told late, is nothing new.
         let late = Command::NodeDown(NodeDown {
             node: 1,
