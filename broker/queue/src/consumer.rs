@@ -288,6 +288,15 @@ impl Consumers {
             .filter(|c| c.generation == slot.generation)
     }
 
+    /// How many messages it holds; 0 if it is gone.
+    pub fn held_by(&self, slot: ConsumerSlot) -> u32 {
+        let place = self.slots.get(slot.index as usize);
+        place
+            .and_then(|place| place.as_deref())
+            .filter(|c| c.generation == slot.generation)
+            .map_or(0, |c| c.unacked_len)
+    }
+
     #[inline]
     pub fn get(&mut self, index: u32) -> Option<&mut Consumer> {
         self.slots.get_mut(index as usize)?.as_deref_mut()

@@ -3,14 +3,14 @@
 //! Between nodes everything of this module goes over the `session` connections, each node's over the one that it dialled, so it arrives in
 //! order. A leader announces itself; a session speaks to whoever announced himself last, and begins anew when he does so again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use leveret_cluster::peers::{Handler, Inbound, Link, PeerEvent, Peers};
+use leveret_cluster::peers::{Handler, Inbound, Link, PeerEvent, PeerState, Peers};
 use leveret_cluster::raft::group::Role;
 use leveret_cluster::raft::node::NodeGroup;
 use leveret_cluster::raft::types::{Payload, member_id, node_of};
@@ -19,10 +19,10 @@ use leveret_cluster::wire::hello::Purpose;
 use leveret_cluster::wire::sender::Lane;
 use leveret_cluster::{GroupId, METADATA_GROUP, MIRRORED_DURABLE, MIRRORED_TRANSIENT};
 use leveret_queue::{DeadLetter, Location, QueueId, SessionId};
-use leveret_topology::{Command, NodeDown};
+use leveret_topology::{Command, NodeDown, NodeUp};
 use parking_lot::Mutex;
 
-use super::lead::{MirrorGroup, Surroundings};
+use super::lead::{Beginning, MirrorGroup, Surroundings};
 use super::message::{Down, Up};
 use super::proposals::{Carrier, Numbered, Proposals};
 use super::session::{Leader, Session, Transport};
@@ -33,8 +33,14 @@ pub const GROUPS_DEFAULT: u32 = 8;
 
 /// How often the state of things is looked at, whatever was told.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the answers to an era's last proposals are awaited between two looks.
+const ANSWERS: Duration = Duration::from_millis(2);
 /// How often leaderships are compared.
 const SPREAD: Duration = Duration::from_secs(2);
+/// A node that cannot be heard for so long counts as down: the exclusive queues of its connections go.
+const AWAY: Duration = Duration::from_secs(10);
+/// How long a command about a node that is down may take before it is proposed again.
+const AGAIN: Duration = Duration::from_secs(2);
 /// A node that cannot be heard for so long serves no publish: an answer need not wait for it.
 const FENCE: Duration = Duration::from_millis(1000);
 /// A node without a majority for so long sends its clients away.
@@ -42,18 +48,30 @@ pub const GRACE: Duration = Duration::from_millis(2000);
 
 /// Kinds of frames on `session` connections.
 mod kind {
-    /// From a session: `term u64`, then an [`super::Up`].
+    /// From a session: `term u64, era u64`, then an [`super::Up`].
     pub const UP: u8 = 1;
-    /// To a session: `term u64, incarnation u64`, then a [`super::Down`].
+    /// To a session: `term u64, era u64, incarnation u64`, then a [`super::Down`].
     pub const DOWN: u8 = 2;
     /// A command for the leader of group 0: `term u64`, then its payload.
     pub const PROPOSE: u8 = 3;
     /// The sender has applied the metadata: `index u64`.
     pub const APPLIED: u8 = 4;
-    /// The sender leads: `term u64`.
+    /// The sender leads: `term u64, era u64`.
     pub const LEADS: u8 = 5;
     /// The sender wants to know what the receiver leads.
     pub const WHO_LEADS: u8 = 6;
+}
+
+/// What clients are told when the others have counted this node as down.
+const TOLD_DOWN: &str =
+    "broker forced connection closure with reason 'the cluster counted this node as down'";
+
+/// Nodes that cannot be heard, as the leader of group 0 sees them.
+#[derive(Default)]
+struct Away {
+    since: BTreeMap<u64, Instant>,
+    /// When it was said last.
+    told: BTreeMap<u64, Instant>,
 }
 
 /// One group of queues.
@@ -98,6 +116,13 @@ impl std::fmt::Debug for Mirror {
     }
 }
 
+/// Term and era, as frames begin with.
+fn reign(leader: Leader) -> Vec<u8> {
+    let mut out = leader.term.to_le_bytes().to_vec();
+    out.extend_from_slice(&leader.era.to_le_bytes());
+    out
+}
+
 /// Carries what sessions and leaders say, here or to another node.
 struct Wires(OnceLock<Weak<Mirror>>);
 
@@ -112,11 +137,11 @@ impl Transport for Wires {
         let Some(mirror) = self.mirror() else { return };
         if to.node == mirror.id {
             if let Some(mirrored) = mirror.mirrored(group) {
-                mirrored.group.receive(from, to.term, up, mirror.now_ms());
+                mirrored.group.receive(from, to, up, mirror.now_ms());
             }
             return;
         }
-        let mut head = to.term.to_le_bytes().to_vec();
+        let mut head = reign(to);
         let tail = up.encode(&mut head);
         mirror.push(to.node, kind::UP, group, head, tail);
     }
@@ -140,7 +165,7 @@ impl Surroundings for Wires {
             return;
         };
         let (Some(raft), Some(payload)) = (mirrored.raft.get(), Payload::new(payload)) else {
-            return;
+            return mirrored.group.proposal_ended();
         };
         let state = Arc::clone(&mirrored.group);
         let refused = raft.propose(term, payload, move |result| {
@@ -148,11 +173,13 @@ impl Surroundings for Wires {
             if result.is_err() && state.leads() == term {
                 state.step_down();
             }
+            state.proposal_ended();
         });
         if refused.is_err() {
-            // More in flight than this node ever proposes: it cannot go on in this term.
+            // More in flight than this node ever proposes: it cannot go on in this era.
             tracing::error!(group, "a proposal was not taken");
             mirrored.group.step_down();
+            mirrored.group.proposal_ended();
         }
     }
 
@@ -166,7 +193,7 @@ impl Surroundings for Wires {
             }
             return;
         }
-        let mut head = from.term.to_le_bytes().to_vec();
+        let mut head = reign(from);
         head.extend_from_slice(&to.incarnation.to_le_bytes());
         down.encode(&mut head);
         mirror.push(to.node, kind::DOWN, group, head, None);
@@ -373,6 +400,10 @@ impl Mirror {
     /// This node has applied the metadata up to an index.
     pub fn metadata_applied(&self, index: u64) {
         self.applied.fetch_max(index, Ordering::AcqRel);
+        let now_ms = self.now_ms();
+        for mirrored in &self.groups {
+            mirrored.group.metadata_applied(index, now_ms);
+        }
         self.broadcast(kind::APPLIED, METADATA_GROUP, &index.to_le_bytes());
     }
 
@@ -381,20 +412,38 @@ impl Mirror {
         self.applied.load(Ordering::Acquire)
     }
 
-    fn announce(&self, group: GroupId, term: u64) {
-        self.broadcast(kind::LEADS, group, &term.to_le_bytes());
+    fn announce(&self, group: GroupId, leader: Leader) {
+        self.broadcast(kind::LEADS, group, &reign(leader));
+    }
+
+    /// This node as leader of group 0; `None`: it does not lead it.
+    fn metadata_leader(&self) -> Option<Leader> {
+        let term = self.leads_metadata.load(Ordering::Acquire);
+        (term > 0).then_some(Leader {
+            node: self.id,
+            term,
+            era: 0,
+        })
+    }
+
+    /// A new life of a node has begun.
+    pub fn node_up(&self, life: SessionId) {
+        let now_ms = self.now_ms();
+        for mirrored in &self.groups {
+            mirrored.group.node_up(life, now_ms);
+        }
     }
 
     /// Tells one node everything that this one leads.
     fn announce_all(&self, to: &Link) {
-        let tell = |group: GroupId, term: u64| {
-            if term > 0 {
-                self.push_on(to, kind::LEADS, group, term.to_le_bytes().to_vec(), None);
+        let tell = |group: GroupId, leader: Option<Leader>| {
+            if let Some(leader) = leader {
+                self.push_on(to, kind::LEADS, group, reign(leader), None);
             }
         };
-        tell(METADATA_GROUP, self.leads_metadata.load(Ordering::Acquire));
+        tell(METADATA_GROUP, self.metadata_leader());
         for mirrored in &self.groups {
-            tell(mirrored.group.id(), mirrored.group.leads());
+            tell(mirrored.group.id(), mirrored.group.leader());
         }
     }
 
@@ -411,24 +460,33 @@ impl Mirror {
         };
         match frame.header.kind {
             kind::UP => {
-                let term = word(0)?;
-                let up = Up::decode(&frame.body.slice(8..)).map_err(|_| "malformed up")?;
+                let leader = Leader {
+                    node: self.id,
+                    term: word(0)?,
+                    era: word(8)?,
+                };
+                let up = Up::decode(&frame.body.slice(16..)).map_err(|_| "malformed up")?;
                 let mirrored = self.mirrored(group).ok_or("unknown group")?;
                 let session = SessionId {
                     node: from,
                     incarnation,
                 };
-                mirrored.group.receive(session, term, up, self.now_ms());
+                mirrored.group.receive(session, leader, up, self.now_ms());
             }
             kind::DOWN => {
-                let (term, to) = (word(0)?, word(8)?);
+                let (term, era, to) = (word(0)?, word(8)?, word(16)?);
                 if to != self.session.incarnation {
                     // For an earlier life of this process.
                     return Ok(());
                 }
-                let down = Down::decode(&frame.body.slice(16..)).map_err(|_| "malformed down")?;
+                let down = Down::decode(&frame.body.slice(24..)).map_err(|_| "malformed down")?;
                 let mirrored = self.mirrored(group).ok_or("unknown group")?;
-                mirrored.session.receive(Leader { node: from, term }, down);
+                let leader = Leader {
+                    node: from,
+                    term,
+                    era,
+                };
+                mirrored.session.receive(leader, down);
             }
             kind::PROPOSE => self.propose_metadata(word(0)?, frame.body.slice(8..)),
             kind::APPLIED => self.proposals.other_applied(from, word(0)?),
@@ -436,6 +494,7 @@ impl Mirror {
                 let leader = Leader {
                     node: from,
                     term: word(0)?,
+                    era: word(8)?,
                 };
                 self.led_by(group, leader);
             }
@@ -453,7 +512,9 @@ impl Mirror {
     /// Somebody announces that he leads. An earlier leader's announcement may come late; the same one again means that something may
     /// have been lost.
     fn led_by(&self, group: GroupId, leader: Leader) {
-        let earlier = |known: Option<Leader>| known.is_some_and(|l| l.term > leader.term);
+        let earlier = |known: Option<Leader>| {
+            known.is_some_and(|l| (l.term, l.era) > (leader.term, leader.era))
+        };
         if group == METADATA_GROUP {
             if !earlier(self.proposals.leader()) {
                 self.proposals.lead_by(None);
@@ -494,7 +555,7 @@ impl Mirror {
         let mut up = BTreeSet::from([self.id]);
         if let Some(peers) = self.peers.get() {
             let there = |node: &u64| {
-                peers.state(*node).0 == leveret_cluster::peers::PeerState::Up
+                peers.state(*node).0 == PeerState::Up
                     && peers.link(*node, Purpose::Session).is_some()
             };
             up.extend(peers.nodes().into_iter().filter(there));
@@ -513,11 +574,19 @@ impl Mirror {
         };
         let mut roles = raft.watch_role();
         loop {
+            let mut patience = LOOK;
             match raft.role() {
                 Role::Leading { term, .. }
                     if mirrored.group.leads() != term && self.ready.load(Ordering::Acquire) =>
                 {
-                    self.begin_to_lead(mirrored, term);
+                    if mirrored.group.leads() > 0 {
+                        mirrored.group.step_down();
+                    }
+                    if mirrored.group.is_quiet() {
+                        self.begin_to_lead(mirrored, term);
+                    } else {
+                        patience = ANSWERS;
+                    }
                 }
                 Role::Leading { .. } => {}
                 Role::Stopped => return,
@@ -528,7 +597,7 @@ impl Mirror {
                 _ => {}
             }
             // A group that began to lead too early, or has to begin anew, is looked at again.
-            if let Ok(false) = tokio::time::timeout(LOOK, changed(&mut roles)).await {
+            if let Ok(false) = tokio::time::timeout(patience, changed(&mut roles)).await {
                 return;
             }
         }
@@ -537,19 +606,21 @@ impl Mirror {
     fn begin_to_lead(&self, mirrored: &Mirrored, term: u64) {
         let Some(node) = self.node() else { return };
         let id = mirrored.group.id();
-        let metadata = self.applied();
-        let queues = node.queues_of_group(id);
-        let end = Location(node.store().journal().end().to_u64());
-        let now_ms = node.now_ms();
-        mirrored
-            .group
-            .lead(term, self.up_nodes(), queues, metadata, end, now_ms);
-        tracing::info!(group = id, term, "leading");
-        self.announce(id, term);
-        let leader = Leader {
-            node: self.id,
-            term,
-        };
+        let nodes = self.up_nodes();
+        let leader = node.lead_group(id, |known| {
+            mirrored.group.lead(Beginning {
+                term,
+                nodes,
+                queues: known.queues,
+                metadata: known.index,
+                lives: known.lives,
+                end: Location(node.store().journal().end().to_u64()),
+                now_ms: node.now_ms(),
+            })
+        });
+        tracing::info!(group = id, term, era = leader.era, "leading");
+        self.announce(id, leader);
+        mirrored.session.lead_by(None);
         mirrored.session.lead_by(Some(leader));
     }
 
@@ -564,11 +635,12 @@ impl Mirror {
                 Role::Leading { term, .. } => {
                     if self.leads_metadata.swap(term, Ordering::AcqRel) != term {
                         tracing::info!(group = METADATA_GROUP, term, "leading");
-                        self.announce(METADATA_GROUP, term);
                         let leader = Leader {
                             node: self.id,
                             term,
+                            era: 0,
                         };
+                        self.announce(METADATA_GROUP, leader);
                         self.proposals.lead_by(Some(leader));
                     }
                 }
@@ -597,6 +669,10 @@ impl Mirror {
             match events.next().await {
                 PeerEvent::Up { node, .. } => {
                     tracing::info!(peer = node, "node is up");
+                    // What it held went back while it could not be heard, if it was so for a while: it claims it again.
+                    if let Some(link) = peers.link(node, Purpose::Session) {
+                        self.announce_all(&link);
+                    }
                 }
                 PeerEvent::Silent { node, .. } => {
                     tracing::warn!(peer = node, "node is silent");
@@ -622,12 +698,56 @@ impl Mirror {
             }
             mirrored.group.node_down(node, gone, now_ms);
         }
-        if let Some(incarnation) = gone
-            && self.leads_metadata.load(Ordering::Acquire) > 0
-        {
-            let down = Command::NodeDown(NodeDown { node, incarnation });
-            self.proposals.propose(&down, Box::new(|_| ()));
+        self.tell_down(&mut Away::default());
+    }
+
+    /// The leader of group 0 says which nodes are down: those whose process is over at once, silent ones after a while.
+    fn tell_down(&self, away: &mut Away) {
+        let (Some(peers), Some(node)) = (self.peers.get(), self.node()) else {
+            return;
+        };
+        for id in peers.nodes() {
+            let (state, peer) = peers.state(id);
+            if state == PeerState::Up {
+                away.since.remove(&id);
+                away.told.remove(&id);
+                continue;
+            }
+            let since = *away.since.entry(id).or_insert_with(Instant::now);
+            let known = node
+                .topology()
+                .node(id)
+                .filter(|n| n.up)
+                .map(|n| n.incarnation);
+            let Some(incarnation) = known.filter(|_| self.metadata_leader().is_some()) else {
+                continue;
+            };
+            let over = state == PeerState::Gone && peer.is_some_and(|p| p.boot == incarnation);
+            let told = away.told.get(&id);
+            if (over || since.elapsed() >= AWAY) && told.is_none_or(|t| t.elapsed() >= AGAIN) {
+                away.told.insert(id, Instant::now());
+                let down = Command::NodeDown(NodeDown {
+                    node: id,
+                    incarnation,
+                });
+                self.proposals.propose(&down, Box::new(|_| ()));
+            }
         }
+    }
+
+    /// The others have counted this node as down while it lived: its connections' exclusive queues are gone, and so they go too.
+    pub fn told_down(&self) {
+        let (Some(node), Some(runtime)) = (self.node(), self.runtime.get()) else {
+            return;
+        };
+        tracing::warn!("the cluster counted this node as down: clients are sent away");
+        node.connections().close_where(|_| true, TOLD_DOWN);
+        let up = Command::NodeUp(NodeUp {
+            node: self.id,
+            name: node.name().into(),
+            incarnation: self.session.incarnation,
+        });
+        runtime.spawn(async move { node.propose_quietly(&up) });
     }
 
     /// A leader's process is gone: nobody waits for its lease to run out.
@@ -657,6 +777,7 @@ impl Mirror {
     /// What is looked at whatever was told: majorities, timers of groups.
     async fn look(self: Arc<Self>) {
         let mut spread = Instant::now();
+        let mut away = Away::default();
         loop {
             tokio::time::sleep(LOOK).await;
             let Some(peers) = self.peers.get() else {
@@ -673,13 +794,11 @@ impl Mirror {
             {
                 node.set_minority(stalled);
             }
-            let led = self.leads_metadata.load(Ordering::Acquire);
-            if led > 0 && self.refused.swap(false, Ordering::AcqRel) {
-                self.announce(METADATA_GROUP, led);
-                let leader = Leader {
-                    node: self.id,
-                    term: led,
-                };
+            self.tell_down(&mut away);
+            if let Some(leader) = self.metadata_leader()
+                && self.refused.swap(false, Ordering::AcqRel)
+            {
+                self.announce(METADATA_GROUP, leader);
                 self.led_by(METADATA_GROUP, leader);
             }
             if spread.elapsed() >= SPREAD {
@@ -693,8 +812,7 @@ impl Mirror {
     async fn spread(&self) {
         // Who leads what is known from the groups' members that this node hears.
         let up = self.up_nodes();
-        let mut count: std::collections::BTreeMap<u64, usize> =
-            up.iter().map(|node| (*node, 0)).collect();
+        let mut count: BTreeMap<u64, usize> = up.iter().map(|node| (*node, 0)).collect();
         let mut own = None;
         for mirrored in &self.groups {
             let Some(raft) = mirrored.raft.get() else {

@@ -5,18 +5,21 @@
 //! leaves the lock first, in order.
 //!
 //! Invariants: a batch of a session is admitted once and in the order of its numbers; what a session is told to be committed has
-//! been applied here; a machine exists only between [`MirrorGroup::lead`] and [`MirrorGroup::step_down`], for one term.
+//! been applied here; a machine exists only between [`MirrorGroup::lead`] and [`MirrorGroup::step_down`], for one era of one term;
+//! an era begins when nothing that an earlier one proposed is on its way; a session that names a queue which the metadata here does
+//! not have yet waits with everything behind that.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use leveret_cluster::GroupId;
-use leveret_queue::entry::{BatchBuilder, MemoryGauge, Part};
+use leveret_queue::entry::{BatchBuilder, EntryReader, MemoryGauge, Part};
 use leveret_queue::{
-    Applied, ConsumerSlot, ConsumerSpec, DeadLetter, Delivery, Effects, EntryBuilder, EntryError,
-    Link, Location, Machine, Overflow, QueueId, Replica, SeqRange, Settings, Waiter,
+    Applied, ConsumerSlot, ConsumerSpec, DeadLetter, Delivery, Effects, EntryBuf, EntryBuilder,
+    EntryError, Link, Location, Machine, Overflow, PartOutcome, QueueId, Replica, SeqRange,
+    Settings, Waiter,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -46,9 +49,35 @@ pub trait Surroundings: Send + Sync {
     fn timer(&self, group: GroupId, at_ms: u64);
 }
 
+/// One leadership of this node: Raft's term, and which beginning in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reign {
+    term: u64,
+    era: u64,
+}
+
+/// What a leader begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// Raft's term.
+    pub term: u64,
+    /// Nodes that are up, whose sessions' claims are awaited.
+    pub nodes: BTreeSet<u64>,
+    /// What the metadata here has in this group.
+    pub queues: Vec<(QueueId, Settings)>,
+    /// The metadata's index.
+    pub metadata: u64,
+    /// Nodes and the present life of each, as the metadata has them.
+    pub lives: Vec<SessionId>,
+    /// The journal's end.
+    pub end: Location,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+}
+
 /// What left the lock and is to be done.
 enum Done {
-    Tell(u64, SessionId, Down),
+    Tell(Reign, SessionId, Down),
     Propose(u64, Bytes),
     Dead(DeadLetter),
     Unused(QueueId),
@@ -58,7 +87,7 @@ type Outgoing = Arc<Mutex<VecDeque<Done>>>;
 
 /// A session's consumer, as the machine sees it.
 struct PeerLink {
-    term: u64,
+    reign: Reign,
     session: SessionId,
     key: ConsumerKey,
     credit: AtomicI64,
@@ -89,7 +118,7 @@ impl Link for PeerLink {
         self.credit.fetch_sub(bytes, Ordering::AcqRel);
         let key = self.key;
         let down = Down::Deliver { key, items };
-        let done = Done::Tell(self.term, self.session, down);
+        let done = Done::Tell(self.reign, self.session, down);
         self.out.lock().push_back(done);
     }
 
@@ -104,7 +133,7 @@ impl Link for PeerLink {
 
     fn cancelled(&self, _: u64) {
         let down = Down::Cancelled { key: self.key };
-        let done = Done::Tell(self.term, self.session, down);
+        let done = Done::Tell(self.reign, self.session, down);
         self.out.lock().push_back(done);
     }
 }
@@ -123,6 +152,8 @@ struct Peer {
     consumers: FxHashMap<ConsumerKey, Attached>,
     /// What was refused of batches that are not committed yet.
     refused: VecDeque<(u64, Vec<u32>)>,
+    /// What waits until the metadata here has a queue that the first of it names.
+    held_back: VecDeque<Up>,
 }
 
 /// A batch of a session.
@@ -136,7 +167,7 @@ struct Batch {
 
 /// What only the leader has.
 struct Leading {
-    term: u64,
+    reign: Reign,
     machine: Machine,
     effects: Effects,
     peers: FxHashMap<SessionId, Peer>,
@@ -168,6 +199,13 @@ pub struct MirrorGroup {
     surroundings: Arc<dyn Surroundings>,
     next_timer_ms: AtomicU64,
     term: AtomicU64,
+    era: AtomicU64,
+    /// Proposals that Raft has and has not answered.
+    in_flight: AtomicU64,
+    /// Index up to which the metadata's queues are known here.
+    metadata: AtomicU64,
+    /// A session waits for a queue.
+    waits: AtomicBool,
 }
 
 impl std::fmt::Debug for MirrorGroup {
@@ -211,7 +249,7 @@ impl Leading {
         now_ms: u64,
     ) -> Option<ConsumerSlot> {
         let link = Arc::new(PeerLink {
-            term: self.term,
+            reign: self.reign,
             session,
             key: attach.key,
             credit: AtomicI64::new(i64::from(attach.credit)),
@@ -241,6 +279,14 @@ impl Leading {
         Some(slot)
     }
 
+    /// Whether a session's consumers hold messages of this leader's.
+    fn holds(&self, session: SessionId) -> bool {
+        self.peers.get(&session).is_some_and(|peer| {
+            let mut attached = peer.consumers.values();
+            attached.any(|c| self.machine.held_by(c.queue, c.slot) > 0)
+        })
+    }
+
     /// Queues of an entry that may refuse: what became of a repeated batch's messages is not known then.
     fn may_refuse(&self, entry: &EntryBuilder) -> bool {
         entry.queues().any(|queue| {
@@ -248,6 +294,15 @@ impl Leading {
                 .queue(queue)
                 .is_some_and(|q| q.settings().overflow != Overflow::DropHead)
         })
+    }
+}
+
+/// Sessions of lives of a node before this one say nothing any more.
+fn forget_before(replica: &Replica, batch: &mut BatchBuilder, life: SessionId) {
+    for (session, _) in replica.sessions() {
+        if session.node == life.node && session.incarnation < life.incarnation {
+            batch.forget(session);
+        }
     }
 }
 
@@ -276,6 +331,10 @@ impl MirrorGroup {
             surroundings,
             next_timer_ms: AtomicU64::new(u64::MAX),
             term: AtomicU64::new(0),
+            era: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            metadata: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
         }
     }
 
@@ -287,6 +346,31 @@ impl MirrorGroup {
     /// The term in which this node leads; 0 if it does not.
     pub fn leads(&self) -> u64 {
         self.term.load(Ordering::Acquire)
+    }
+
+    /// This node as the leader, if it leads.
+    pub fn leader(&self) -> Option<Leader> {
+        let state = self.state.lock();
+        let reign = state.leading.as_ref()?.reign;
+        Some(self.leader_of(reign))
+    }
+
+    fn leader_of(&self, reign: Reign) -> Leader {
+        Leader {
+            node: self.node,
+            term: reign.term,
+            era: reign.era,
+        }
+    }
+
+    /// Whether everything that this node proposed to the group was answered: only then may it begin to lead.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0
+    }
+
+    /// Raft has answered a proposal: it is applied, or it never will be in this term.
+    pub fn proposal_ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Index of the last entry that was applied here.
@@ -307,7 +391,7 @@ impl MirrorGroup {
                 leading.proposals += 1;
                 let batch = std::mem::take(&mut leading.batch);
                 let payload = batch.finish(Some(Arc::clone(&self.gauge)));
-                let done = Done::Propose(leading.term, payload);
+                let done = Done::Propose(leading.reign.term, payload);
                 self.out.lock().push_back(done);
             }
             let next = match leading.machine.is_armed() {
@@ -344,14 +428,19 @@ impl MirrorGroup {
                 return;
             };
             loop {
-                let next = self.out.lock().pop_front();
+                let next = {
+                    let mut out = self.out.lock();
+                    let next = out.pop_front();
+                    if let Some(Done::Propose(..)) = next {
+                        // Under the lock: who clears what is left knows what is not.
+                        self.in_flight.fetch_add(1, Ordering::AcqRel);
+                    }
+                    next
+                };
                 let Some(done) = next else { break };
                 match done {
-                    Done::Tell(term, session, down) => {
-                        let from = Leader {
-                            node: self.node,
-                            term,
-                        };
+                    Done::Tell(reign, session, down) => {
+                        let from = self.leader_of(reign);
                         self.surroundings.tell(session, self.id, from, down);
                     }
                     Done::Propose(term, payload) => {
@@ -397,6 +486,13 @@ impl MirrorGroup {
             )?;
             leading.proposals = leading.proposals.saturating_sub(1);
             self.tell_committed(leading, &applied);
+            if applied.has_gap() {
+                // A batch before it was refused by Raft: everything that is not committed comes again, in order.
+                tracing::warn!(group = self.id, index, "a batch was lost; beginning anew");
+                self.finish(guard);
+                self.step_down();
+                return Ok(());
+            }
         }
         self.finish(guard);
         Ok(())
@@ -405,11 +501,12 @@ impl MirrorGroup {
     fn tell_committed(&self, leading: &mut Leading, applied: &Applied) {
         // A batch has few sessions: the last number of each counts.
         let mut last: FxHashMap<SessionId, u64> = FxHashMap::default();
-        for (part, _) in &applied.parts {
+        for (part, outcome) in &applied.parts {
             if let Part::Entry {
                 session, number, ..
             } = part
                 && *number > 0
+                && !matches!(outcome, PartOutcome::Gap { .. })
             {
                 last.insert(*session, *number);
             }
@@ -423,23 +520,25 @@ impl MirrorGroup {
                 }
             }
             let down = Down::Committed { number, refused };
-            out.push_back(Done::Tell(leading.term, session, down));
+            out.push_back(Done::Tell(leading.reign, session, down));
         }
     }
 
-    /// This node leads from now on: everything that was committed before is applied. `nodes`: those that are up, whose sessions'
-    /// claims are awaited; `queues`: what the metadata has in this group, up to its index `metadata`; `end`: the journal's end now.
-    pub fn lead(
-        &self,
-        term: u64,
-        nodes: impl IntoIterator<Item = u64>,
-        queues: Vec<(QueueId, Settings)>,
-        metadata: u64,
-        end: Location,
-        now_ms: u64,
-    ) {
+    /// This node leads from now on: everything that was committed before is applied, and what an earlier era proposed is answered
+    /// ([`MirrorGroup::is_quiet`]). Under the metadata's lock, so that no queue comes or goes meanwhile.
+    pub fn lead(&self, beginning: Beginning) -> Leader {
+        let Beginning {
+            term,
+            nodes,
+            queues,
+            metadata,
+            lives,
+            end,
+            now_ms,
+        } = beginning;
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        self.metadata.fetch_max(metadata, Ordering::AcqRel);
         let known: FxHashSet<QueueId> = queues.iter().map(|(id, _)| *id).collect();
         let machine = Machine::lead(self.id, &state.replica, queues, end, now_ms);
         let mut batch = BatchBuilder::default();
@@ -450,10 +549,16 @@ impl MirrorGroup {
                 batch.remove(queue);
             }
         }
+        for life in lives {
+            forget_before(&state.replica, &mut batch, life);
+        }
         self.out.lock().clear();
+        self.waits.store(false, Ordering::Release);
+        let era = self.era.fetch_add(1, Ordering::AcqRel) + 1;
+        let reign = Reign { term, era };
         self.term.store(term, Ordering::Release);
         state.leading = Some(Box::new(Leading {
-            term,
+            reign,
             machine,
             effects: Effects::default(),
             peers: FxHashMap::default(),
@@ -464,6 +569,7 @@ impl MirrorGroup {
             deferred: Vec::new(),
         }));
         self.finish(guard);
+        self.leader_of(reign)
     }
 
     /// Another node leads, or none: sessions will say to the next what they need.
@@ -546,30 +652,69 @@ impl MirrorGroup {
         self.finish(guard);
     }
 
-    /// A node cannot be heard: nobody waits for its claims, and what its connections hold returns. `gone`: the incarnation of its process that is over for good.
+    /// The metadata here has everything up to an index: who waited for a queue goes on.
+    pub fn metadata_applied(&self, index: u64, now_ms: u64) {
+        self.metadata.fetch_max(index, Ordering::SeqCst);
+        if !self.waits.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if let Some(leading) = state.leading.as_mut() {
+            self.waits.store(false, Ordering::SeqCst);
+            let sessions: Vec<SessionId> = leading
+                .peers
+                .iter()
+                .filter(|(_, peer)| !peer.held_back.is_empty())
+                .map(|(session, _)| *session)
+                .collect();
+            for session in sessions {
+                let waited = leading.peers.get_mut(&session);
+                let waited = waited.map(|peer| std::mem::take(&mut peer.held_back));
+                for up in waited.unwrap_or_default() {
+                    if !self.take(leading, &state.replica, session, up, now_ms) {
+                        drop(guard);
+                        return self.step_down();
+                    }
+                }
+            }
+        }
+        self.finish(guard);
+    }
+
+    /// A new life of a node has begun: what its earlier ones held returns, and what was applied of them need not be known any more.
+    pub fn node_up(&self, life: SessionId, now_ms: u64) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if let Some(leading) = state.leading.as_mut() {
+            self.release_where(leading, now_ms, |session| {
+                session.node == life.node && session.incarnation < life.incarnation
+            });
+            forget_before(&state.replica, &mut leading.batch, life);
+        }
+        self.finish(guard);
+    }
+
+    /// A node cannot be heard: nobody waits for its claims, and what its connections hold returns. `gone`: only those of this life of its
+    /// process, which is over.
     pub fn node_down(&self, node: u64, gone: Option<u64>, now_ms: u64) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if let Some(leading) = state.leading.as_mut() {
-            let over: Vec<SessionId> = leading
-                .peers
-                .keys()
-                .filter(|session| session.node == node)
-                .copied()
-                .collect();
-            for session in over {
-                self.release_all(leading, session, now_ms);
-            }
-            if let Some(incarnation) = gone {
-                let session = SessionId { node, incarnation };
-                if state.replica.last_number(session) > 0 {
-                    leading.batch.forget(session);
-                }
-            }
+            self.release_where(leading, now_ms, |session| {
+                session.node == node && gone.is_none_or(|life| session.incarnation <= life)
+            });
             leading.awaited.remove(&node);
             self.go_if_ready(leading, &state.replica, now_ms);
         }
         self.finish(guard);
+    }
+
+    fn release_where(&self, leading: &mut Leading, now_ms: u64, over: impl Fn(&SessionId) -> bool) {
+        let sessions: Vec<SessionId> = leading.peers.keys().copied().filter(over).collect();
+        for session in sessions {
+            self.release_all(leading, session, now_ms);
+        }
     }
 
     fn release_all(&self, leading: &mut Leading, session: SessionId, now_ms: u64) {
@@ -637,27 +782,94 @@ impl MirrorGroup {
 
     // ------------------------------------------------------------------ sessions
 
-    /// Takes what a session of another node or of this one wants of the leader of `term`.
-    pub fn receive(&self, session: SessionId, term: u64, up: Up, now_ms: u64) {
+    /// Takes what a session of another node or of this one wants of `leader`.
+    pub fn receive(&self, session: SessionId, leader: Leader, up: Up, now_ms: u64) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let Some(leading) = state.leading.as_mut().filter(|l| l.term == term) else {
+        let reign = Reign {
+            term: leader.term,
+            era: leader.era,
+        };
+        let Some(leading) = state.leading.as_mut().filter(|l| l.reign == reign) else {
             drop(guard);
-            let from = Leader {
-                node: self.node,
-                term,
-            };
+            // Void for who has heard of another leader meanwhile.
             self.surroundings
-                .tell(session, self.id, from, Down::NotLeading);
+                .tell(session, self.id, leader, Down::NotLeading);
             return;
         };
-        let is_claim = matches!(up, Up::Claim { .. });
-        self.handle(leading, &state.replica, session, up, now_ms);
-        if is_claim {
-            leading.awaited.remove(&session.node);
-            self.go_if_ready(leading, &state.replica, now_ms);
+        if !self.take(leading, &state.replica, session, up, now_ms) {
+            drop(guard);
+            return self.step_down();
         }
         self.finish(guard);
+    }
+
+    /// Handles what a session says, or holds it back with all that follows until the metadata have what it names. `false`: this
+    /// leader has to begin anew.
+    fn take(
+        &self,
+        leading: &mut Leading,
+        replica: &Replica,
+        session: SessionId,
+        up: Up,
+        now_ms: u64,
+    ) -> bool {
+        let is_claim = matches!(up, Up::Claim { .. });
+        if is_claim {
+            // Its link broke and came back; what it said before it says again.
+            let holds = leading.holds(session);
+            self.release_all(leading, session, now_ms);
+            leading.deferred.retain(|(who, _)| *who != session);
+            if holds {
+                tracing::info!(group = self.id, ?session, "claims again; beginning anew");
+                return false;
+            }
+        }
+        match leading.peers.get_mut(&session) {
+            Some(peer) if !peer.held_back.is_empty() => {
+                peer.held_back.push_back(up);
+                return true;
+            }
+            Some(_) => {}
+            None if is_claim => {}
+            // It claims when it hears of this leader; what comes before that is from earlier.
+            None => return true,
+        }
+        if self.names_unknown(&up) {
+            self.waits.store(true, Ordering::SeqCst);
+            // Again: the metadata may have come between.
+            if self.names_unknown(&up) {
+                let peer = leading.peers.entry(session).or_default();
+                peer.held_back.push_back(up);
+                return true;
+            }
+        }
+        self.handle(leading, replica, session, up, now_ms);
+        if is_claim {
+            leading.awaited.remove(&session.node);
+            self.go_if_ready(leading, replica, now_ms);
+        }
+        true
+    }
+
+    /// Whether something names a queue that the metadata here does not have yet: its id is the index of the command that made it.
+    fn names_unknown(&self, up: &Up) -> bool {
+        let known = self.metadata.load(Ordering::SeqCst);
+        match up {
+            Up::Claim { claims, .. } => claims.iter().any(|claim| claim.attach.queue > known),
+            Up::Batch { entry, settles, .. } => {
+                settles.iter().any(|settle| settle.queue > known)
+                    || (!entry.is_empty()
+                        && EntryReader::new(&EntryBuf::shared(entry.clone()))
+                            .is_ok_and(|r| r.queues().any(|(id, _)| id > known)))
+            }
+            Up::Attach { attach, .. } => attach.queue > known,
+            Up::Get { queue, .. }
+            | Up::Purge { queue, .. }
+            | Up::Counts { queue, .. }
+            | Up::DeadLettered { queue, .. } => *queue > known,
+            Up::Cancel { .. } | Up::Release { .. } | Up::Credit { .. } => false,
+        }
     }
 
     fn go_if_ready(&self, leading: &mut Leading, replica: &Replica, now_ms: u64) {
@@ -817,7 +1029,7 @@ impl MirrorGroup {
     }
 
     fn tell(&self, leading: &Leading, session: SessionId, down: Down) {
-        let done = Done::Tell(leading.term, session, down);
+        let done = Done::Tell(leading.reign, session, down);
         self.out.lock().push_back(done);
     }
 
@@ -829,8 +1041,6 @@ impl MirrorGroup {
         claims: Vec<Claim>,
         now_ms: u64,
     ) {
-        // A session that begins anew with the same leader (its link broke) first gives back what it had.
-        self.release_all(leading, session, now_ms);
         leading.peers.insert(
             session,
             Peer {
@@ -838,6 +1048,7 @@ impl MirrorGroup {
                 ..Peer::default()
             },
         );
+        let queues: FxHashSet<QueueId> = claims.iter().map(|claim| claim.attach.queue).collect();
         for Claim { attach, held } in claims {
             let key = attach.key;
             let queue = attach.queue;
@@ -859,6 +1070,14 @@ impl MirrorGroup {
                 self.tell(leading, session, Down::Claimed { key, numbers });
             }
         }
+        if !leading.machine.is_armed() {
+            // It comes late: what waits goes to its consumers from now on.
+            for queue in queues {
+                leading
+                    .machine
+                    .run(queue, now_ms, &*self.store, &mut leading.effects);
+            }
+        }
     }
 
     fn batch(&self, leading: &mut Leading, session: SessionId, batch: &Batch, now_ms: u64) {
@@ -869,7 +1088,9 @@ impl MirrorGroup {
             ..
         } = batch;
         let number = *number;
-        let peer = leading.peers.entry(session).or_default();
+        let Some(peer) = leading.peers.get_mut(&session) else {
+            return;
+        };
         if number != peer.received + 1 {
             // Out of order: the link between has lost something, and the session will begin anew.
             return;
@@ -913,7 +1134,7 @@ impl MirrorGroup {
             leading.proposals += 1;
             let full = std::mem::take(&mut leading.batch);
             let payload = full.finish(Some(Arc::clone(&self.gauge)));
-            let done = Done::Propose(leading.term, payload);
+            let done = Done::Propose(leading.reign.term, payload);
             self.out.lock().push_back(done);
         }
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use leveret_cluster::raft::snapshot::{MemorySink, SnapshotSink, SnapshotSource, memory_source};
 use leveret_cluster::raft::state_machine::{Committed, Machine};
-use leveret_queue::Location;
-use leveret_topology::Topology;
+use leveret_queue::{Location, SessionId};
+use leveret_topology::{Command, Topology};
 
 use super::lead::MirrorGroup;
 use super::proposals::{Applied, Numbered};
@@ -49,7 +49,7 @@ impl MetadataMachine {
         self.index = u64::from_le_bytes(*index);
         self.sessions = sessions;
         if let Some(node) = self.node.upgrade() {
-            node.replace_topology(topology);
+            node.replace_topology(self.index, topology);
             node.metadata_applied(self.index);
         }
         Ok(())
@@ -72,10 +72,24 @@ impl Machine for MetadataMachine {
                 }
             };
             if self.sessions.take(numbered.session, numbered.number) {
-                if let leveret_topology::Command::NodeUp(up) = &numbered.command {
-                    self.sessions.forget(up.node, Some(up.incarnation));
-                }
                 node.apply_command(self.index, &numbered);
+                if let Command::NodeDown(down) = &numbered.command
+                    && let Some(mirror) = node.mirror()
+                    && down.node == mirror.id()
+                    && down.incarnation == mirror.session_id().incarnation
+                {
+                    mirror.told_down();
+                }
+                if let Command::NodeUp(up) = &numbered.command {
+                    let life = SessionId {
+                        node: up.node,
+                        incarnation: up.incarnation,
+                    };
+                    self.sessions.forget_before(life);
+                    if let Some(mirror) = node.mirror() {
+                        mirror.node_up(life);
+                    }
+                }
             }
         }
         node.metadata_applied(self.index);

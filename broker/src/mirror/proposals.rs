@@ -246,10 +246,11 @@ impl Applied {
         next
     }
 
-    /// A process is over for good: what it proposed will not come again.
-    pub fn forget(&mut self, node: u64, but: Option<u64>) {
-        self.sessions
-            .retain(|session, _| session.node != node || Some(session.incarnation) == but);
+    /// A new life of a node has begun: what its earlier ones proposed will not come again.
+    pub fn forget_before(&mut self, life: SessionId) {
+        self.sessions.retain(|session, _| {
+            session.node != life.node || session.incarnation >= life.incarnation
+        });
     }
 
     /// Appends its bytes: `count u32`, then node, incarnation and number of each.
@@ -308,7 +309,7 @@ mod tests {
     }
 
     fn leader(node: u64, term: u64) -> Leader {
-        Leader { node, term }
+        Leader { node, term, era: 0 }
     }
 
     type Heard = Arc<Mutex<Vec<u64>>>;
@@ -393,9 +394,12 @@ mod tests {
         applied.encode(&mut bytes);
         bytes.push(9);
         assert_eq!(Applied::decode(&bytes), Some((applied.clone(), &[9][..])));
-        applied.forget(1, Some(5));
+        applied.forget_before(SESSION);
         assert!(!applied.take(SESSION, 2));
-        applied.forget(1, None);
+        applied.forget_before(SessionId {
+            node: 1,
+            incarnation: 6,
+        });
         assert!(applied.take(SESSION, 1));
     }
 }

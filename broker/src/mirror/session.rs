@@ -18,9 +18,10 @@ use leveret_queue::{
     UnackedRange, Waiter,
 };
 use parking_lot::{Mutex, MutexGuard};
+use rustc_hash::FxHashSet;
 
 use super::message::{Attach, Claim, ConsumerKey, Down, Item, SessionId, SettleSeqs, Up};
-use crate::node::SettleRange;
+use crate::node::{Settle, SettleRange};
 use crate::ticket::{Answer, Ticket};
 
 /// Bytes of deliveries that one consumer may have under way from its leader.
@@ -29,13 +30,15 @@ pub const CONSUMER_CREDIT_BYTES: u32 = 256 << 10;
 /// Ops of a batch that queues refused; filled when it is committed.
 pub type Refused = Arc<Mutex<Vec<u32>>>;
 
-/// Who leads a group, and since which term.
+/// Who leads a group, and since when. Deliveries and answers of another term or era are void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leader {
     /// The node.
     pub node: u64,
-    /// The term; deliveries and answers of another one are void.
+    /// Raft's term.
     pub term: u64,
+    /// A leader that begins anew within its term has the next era.
+    pub era: u64,
 }
 
 /// How a session reaches its leader. Messages arrive in the order of the calls, or the leader is soon another one.
@@ -123,6 +126,30 @@ struct Batch {
 }
 
 impl Batch {
+    /// Whoever gave a message back and got it again holds it: the next leader is not to take it from him.
+    fn keep_what_came_again(&mut self, held: &FxHashSet<(ConsumerKey, Seq)>) {
+        for settle in &mut self.settles {
+            let Some(key) = settle.consumer.filter(|_| settle.how == Settle::Requeue) else {
+                continue;
+            };
+            let again = |seq: Seq| held.contains(&(key, seq));
+            let any = |&(_, first, count): &(u64, Seq, u32)| {
+                (first..first.saturating_add(u64::from(count))).any(again)
+            };
+            if !settle.items.iter().any(any) {
+                continue;
+            }
+            settle.items = settle
+                .items
+                .iter()
+                .flat_map(|&(number, first, count)| {
+                    (0..u64::from(count)).map(move |at| (number + at, first + at, 1))
+                })
+                .filter(|(_, seq, _)| !again(*seq))
+                .collect();
+        }
+    }
+
     fn up(&self) -> Up {
         Up::Batch {
             number: self.number,
@@ -453,6 +480,12 @@ impl Session {
         }
         let mut claims = Vec::new();
         let mut cancelled = Vec::new();
+        let mut again: FxHashSet<(ConsumerKey, Seq)> = FxHashSet::default();
+        let gave_back = inner
+            .uncommitted
+            .iter()
+            .flat_map(|batch| &batch.settles)
+            .any(|settle| settle.how == Settle::Requeue);
         for (index, place) in inner.consumers.iter_mut().enumerate() {
             let Some(consumer) = place.as_mut().filter(|c| c.state != State::Attaching) else {
                 continue;
@@ -471,19 +504,27 @@ impl Session {
                     number += 1;
                     message.number = number;
                     held.push(message.seq);
+                    if gave_back {
+                        again.insert((key, message.seq));
+                    }
                 }
             }
             let attach = consumer.attach(key);
             claims.push(Claim { attach, held });
+        }
+        if gave_back {
+            for batch in &mut inner.uncommitted {
+                batch.keep_what_came_again(&again);
+            }
         }
         let next = inner
             .uncommitted
             .front()
             .map_or(inner.last + 1, |b| b.number);
         inner.send(Up::Claim { next, claims });
-        let mut again: Vec<Up> = inner.uncommitted.iter().map(Batch::up).collect();
-        again.extend(inner.requests.values().map(|open| open.up.clone()));
-        for up in again {
+        let mut resent: Vec<Up> = inner.uncommitted.iter().map(Batch::up).collect();
+        resent.extend(inner.requests.values().map(|open| open.up.clone()));
+        for up in resent {
             inner.send(up);
         }
         self.pump(inner);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use leveret_cluster::reclaim::{Live, Reclaim, ReclaimError, Snapshot};
 use leveret_cluster::{GroupId, GroupLog, METADATA_GROUP};
-use leveret_queue::{Overflow, Settings};
+use leveret_queue::{Overflow, SessionId, Settings};
 use leveret_storage::{Location, Record, ReplayError};
 use leveret_topology::{Command, Outcome, QueueInfo, QueueType, Refusal, Topology};
 use rustc_hash::FxHasher;
@@ -135,6 +135,17 @@ pub(super) fn settings(queue: &QueueInfo) -> Settings {
     }
 }
 
+/// What the metadata say of a group.
+#[derive(Debug)]
+pub struct Known {
+    /// Index of the last command that is applied here.
+    pub index: u64,
+    /// The group's queues.
+    pub queues: Vec<(u64, Settings)>,
+    /// The present life of each node that was ever there.
+    pub lives: Vec<SessionId>,
+}
+
 impl Node {
     /// Applies a command. The location, if there is one, must be durable before anyone is told.
     ///
@@ -221,9 +232,10 @@ impl Node {
     pub fn apply_command(&self, index: u64, numbered: &Numbered) {
         let mut after = After::default();
         let now_ms = self.now_ms();
-        let metadata = self.metadata.lock();
+        let mut metadata = self.metadata.lock();
         let mut topology = self.topology.write();
         let result = topology.apply(index, &numbered.command);
+        metadata.next_index = index + 1;
         if result.as_ref().is_ok_and(|outcome| outcome.changed) {
             self.set_version(&topology);
         }
@@ -244,8 +256,10 @@ impl Node {
     }
 
     /// Takes over the metadata of a checkpoint or of another node.
-    pub fn replace_topology(&self, topology: Topology) {
-        let _metadata = self.metadata.lock();
+    /// `index`: of the last command in it.
+    pub fn replace_topology(&self, index: u64, topology: Topology) {
+        let mut metadata = self.metadata.lock();
+        metadata.next_index = index + 1;
         let mut place = self.topology.write();
         *place = topology;
         // Whatever was cached before is void.
@@ -261,11 +275,24 @@ impl Node {
         }
     }
 
-    /// The queues of a group, for its leader.
-    pub fn queues_of_group(&self, group: GroupId) -> Vec<(u64, Settings)> {
+    /// Has `lead` called with what the metadata say of a group, before anything of it changes.
+    pub fn lead_group<R>(&self, group: GroupId, lead: impl FnOnce(Known) -> R) -> R {
+        let metadata = self.metadata.lock();
         let topology = self.topology();
         let queues = topology.queues().filter(|q| q.group == group);
-        queues.map(|q| (q.id.0, settings(q))).collect()
+        let known = Known {
+            index: metadata.next_index.saturating_sub(1),
+            queues: queues.map(|q| (q.id.0, settings(q))).collect(),
+            lives: topology
+                .nodes()
+                .map(|node| SessionId {
+                    node: node.id,
+                    incarnation: node.incarnation,
+                })
+                .collect(),
+        };
+        drop(topology);
+        lead(known)
     }
 
     /// Applies the first content of an empty store: all of it is there after a crash, or none, so that the next start finds the

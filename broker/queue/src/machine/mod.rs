@@ -242,6 +242,12 @@ impl Machine {
             .is_some_and(|q| q.consumers.attached == 0)
     }
 
+    /// How many messages a consumer holds.
+    pub fn held_by(&self, id: QueueId, slot: crate::ConsumerSlot) -> u32 {
+        let queue = self.queues.get(&id);
+        queue.map_or(0, |q| q.consumers.held_by(slot))
+    }
+
     fn with<R>(
         &mut self,
         id: QueueId,
