@@ -33,6 +33,8 @@ pub const GROUPS_DEFAULT: u32 = 8;
 
 /// How often the state of things is looked at, whatever was told.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often nodes are asked who leads what nobody seems to lead.
+const ASK: Duration = Duration::from_millis(250);
 /// How long the answers to an era's last proposals are awaited between two looks.
 const ANSWERS: Duration = Duration::from_millis(2);
 /// How often leaderships are compared.
@@ -60,6 +62,8 @@ mod kind {
     pub const LEADS: u8 = 5;
     /// The sender wants to know what the receiver leads.
     pub const WHO_LEADS: u8 = 6;
+    /// The sender knows no leader of the group.
+    pub const WHO_LEADS_IT: u8 = 7;
 }
 
 /// What clients are told when the others have counted this node as down.
@@ -72,6 +76,8 @@ struct Away {
     since: BTreeMap<u64, Instant>,
     /// When it was said last.
     told: BTreeMap<u64, Instant>,
+    /// What their connections held has returned.
+    released: BTreeSet<u64>,
 }
 
 /// One group of queues.
@@ -434,6 +440,32 @@ impl Mirror {
         }
     }
 
+    /// This node as leader of a group; `None`: it does not lead it.
+    fn own_leader(&self, group: GroupId) -> Option<Leader> {
+        match self.mirrored(group) {
+            Some(mirrored) => mirrored.group.leader(),
+            None if group == METADATA_GROUP => self.metadata_leader(),
+            None => None,
+        }
+    }
+
+    /// Asks who leads the groups of which no leader is known: an announcement may have been lost, or come before the end of an
+    /// earlier one.
+    fn ask_for_leaders(&self) {
+        let ask = |group: GroupId| match self.own_leader(group) {
+            Some(own) => self.led_by(group, own),
+            None => self.broadcast(kind::WHO_LEADS_IT, group, &[]),
+        };
+        if self.proposals.leader().is_none() {
+            ask(METADATA_GROUP);
+        }
+        for mirrored in &self.groups {
+            if mirrored.session.leader().is_none() {
+                ask(mirrored.group.id());
+            }
+        }
+    }
+
     /// Tells one node everything that this one leads.
     fn announce_all(&self, to: &Link) {
         let tell = |group: GroupId, leader: Option<Leader>| {
@@ -502,6 +534,14 @@ impl Mirror {
                 let peers = self.peers.get();
                 if let Some(link) = peers.and_then(|p| p.link(from, Purpose::Session)) {
                     self.announce_all(&link);
+                }
+            }
+            kind::WHO_LEADS_IT => {
+                let peers = self.peers.get();
+                if let Some(leader) = self.own_leader(group)
+                    && let Some(link) = peers.and_then(|p| p.link(from, Purpose::Session))
+                {
+                    self.push_on(&link, kind::LEADS, group, reign(leader), None);
                 }
             }
             _ => return Err("a frame of an unknown kind"),
@@ -592,7 +632,9 @@ impl Mirror {
                 Role::Stopped => return,
                 _ if mirrored.group.leads() > 0 => {
                     mirrored.group.step_down();
-                    mirrored.session.lead_by(None);
+                    if mirrored.session.leader().is_some_and(|l| l.node == self.id) {
+                        mirrored.session.lead_by(None);
+                    }
                 }
                 _ => {}
             }
@@ -620,8 +662,7 @@ impl Mirror {
         });
         tracing::info!(group = id, term, era = leader.era, "leading");
         self.announce(id, leader);
-        mirrored.session.lead_by(None);
-        mirrored.session.lead_by(Some(leader));
+        self.led_by(id, leader);
     }
 
     async fn follow_metadata_role(self: Arc<Self>) {
@@ -641,12 +682,14 @@ impl Mirror {
                             era: 0,
                         };
                         self.announce(METADATA_GROUP, leader);
-                        self.proposals.lead_by(Some(leader));
+                        self.led_by(METADATA_GROUP, leader);
                     }
                 }
                 Role::Stopped => return,
                 _ => {
-                    if self.leads_metadata.swap(0, Ordering::AcqRel) > 0 {
+                    if self.leads_metadata.swap(0, Ordering::AcqRel) > 0
+                        && self.proposals.leader().is_some_and(|l| l.node == self.id)
+                    {
                         self.proposals.lead_by(None);
                     }
                 }
@@ -673,32 +716,53 @@ impl Mirror {
                     if let Some(link) = peers.link(node, Purpose::Session) {
                         self.announce_all(&link);
                     }
+                    // It serves again: answers wait for it, as soon as it says how far it is.
+                    self.proposals.other_applied(node, 0);
                 }
                 PeerEvent::Silent { node, .. } => {
                     tracing::warn!(peer = node, "node is silent");
-                    self.lost(node, None);
+                    self.lost(node);
                 }
-                PeerEvent::Gone { node, boot, .. } => {
+                PeerEvent::Gone { node, .. } => {
                     tracing::warn!(peer = node, "node is gone");
-                    let incarnation = boot & ((1 << 48) - 1);
                     self.end_leases(node);
-                    self.lost(node, Some(incarnation));
+                    self.lost(node);
                 }
             }
         }
     }
 
-    /// Nobody waits for a node any more. `gone`: the incarnation of its process that is over.
-    fn lost(&self, node: u64, gone: Option<u64>) {
+    /// Nobody waits for a node any more.
+    fn lost(&self, node: u64) {
         self.proposals.other_gone(node);
         let now_ms = self.now_ms();
         for mirrored in &self.groups {
             if mirrored.session.leader().is_some_and(|l| l.node == node) {
                 mirrored.session.lead_by(None);
             }
-            mirrored.group.node_down(node, gone, now_ms);
+            mirrored.group.not_awaited(node, now_ms);
         }
-        self.tell_down(&mut Away::default());
+        if self.proposals.leader().is_some_and(|l| l.node == node) {
+            self.proposals.lead_by(None);
+        }
+    }
+
+    /// What connections of nodes hold that cannot be heard returns. Not while this node hears no majority: whoever leads by then gives
+    /// the same to others.
+    fn release_lost(&self, away: &mut Away) {
+        let Some(peers) = self.peers.get() else {
+            return;
+        };
+        for node in peers.nodes() {
+            if peers.state(node).0 == PeerState::Up {
+                away.released.remove(&node);
+            } else if away.released.insert(node) {
+                let now_ms = self.now_ms();
+                for mirrored in &self.groups {
+                    mirrored.group.node_down(node, now_ms);
+                }
+            }
+        }
     }
 
     /// The leader of group 0 says which nodes are down: those whose process is over at once, silent ones after a while.
@@ -778,6 +842,7 @@ impl Mirror {
     async fn look(self: Arc<Self>) {
         let mut spread = Instant::now();
         let mut away = Away::default();
+        let mut asked = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
             let Some(peers) = self.peers.get() else {
@@ -786,6 +851,11 @@ impl Mirror {
             let members = peers.nodes().len() + 1;
             if self.up_nodes().len() * 2 > members {
                 *self.majority.lock() = Instant::now();
+                self.release_lost(&mut away);
+            }
+            if asked.elapsed() >= ASK {
+                asked = Instant::now();
+                self.ask_for_leaders();
             }
             let without = self.without_majority();
             let stalled = without >= FENCE;

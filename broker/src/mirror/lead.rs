@@ -149,6 +149,8 @@ struct Attached {
 struct Peer {
     /// Number of the last batch that was taken.
     received: u64,
+    /// Number of the last batch that belongs to its claim.
+    last: u64,
     consumers: FxHashMap<ConsumerKey, Attached>,
     /// What was refused of batches that are not committed yet.
     refused: VecDeque<(u64, Vec<u32>)>,
@@ -695,17 +697,22 @@ impl MirrorGroup {
         self.finish(guard);
     }
 
-    /// A node cannot be heard: nobody waits for its claims, and what its connections hold returns. `gone`: only those of this life of its
-    /// process, which is over.
-    pub fn node_down(&self, node: u64, gone: Option<u64>, now_ms: u64) {
+    /// A node cannot be heard: nobody waits for its claims.
+    pub fn not_awaited(&self, node: u64, now_ms: u64) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if let Some(leading) = state.leading.as_mut() {
-            self.release_where(leading, now_ms, |session| {
-                session.node == node && gone.is_none_or(|life| session.incarnation <= life)
-            });
             leading.awaited.remove(&node);
             self.go_if_ready(leading, &state.replica, now_ms);
+        }
+        self.finish(guard);
+    }
+
+    /// A node cannot be heard, and a majority can: what its connections hold returns.
+    pub fn node_down(&self, node: u64, now_ms: u64) {
+        let mut guard = self.state.lock();
+        if let Some(leading) = guard.leading.as_mut() {
+            self.release_where(leading, now_ms, |session| session.node == node);
         }
         self.finish(guard);
     }
@@ -832,8 +839,11 @@ impl MirrorGroup {
             }
             Some(_) => {}
             None if is_claim => {}
-            // It claims when it hears of this leader; what comes before that is from earlier.
-            None => return true,
+            None => {
+                // It could not be heard for a while, and what it held went back: it has to begin anew.
+                self.tell(leading, session, Down::NotLeading);
+                return true;
+            }
         }
         if self.names_unknown(&up) {
             self.waits.store(true, Ordering::SeqCst);
@@ -845,7 +855,9 @@ impl MirrorGroup {
             }
         }
         self.handle(leading, replica, session, up, now_ms);
-        if is_claim {
+        // What it has settled must not be given to others: its batches are awaited too.
+        let complete = leading.peers.get(&session);
+        if leading.machine.is_armed() && complete.is_some_and(|peer| peer.received >= peer.last) {
             leading.awaited.remove(&session.node);
             self.go_if_ready(leading, replica, now_ms);
         }
@@ -895,7 +907,15 @@ impl MirrorGroup {
     ) {
         let store = &*self.store;
         match up {
-            Up::Claim { next, claims } => self.claim(leading, session, next, claims, now_ms),
+            Up::Claim { next, last, claims } => {
+                let peer = Peer {
+                    received: next.saturating_sub(1),
+                    last,
+                    ..Peer::default()
+                };
+                leading.peers.insert(session, peer);
+                self.claim(leading, session, claims, now_ms);
+            }
             Up::Batch {
                 number,
                 settles,
@@ -1033,21 +1053,7 @@ impl MirrorGroup {
         self.out.lock().push_back(done);
     }
 
-    fn claim(
-        &self,
-        leading: &mut Leading,
-        session: SessionId,
-        next: u64,
-        claims: Vec<Claim>,
-        now_ms: u64,
-    ) {
-        leading.peers.insert(
-            session,
-            Peer {
-                received: next.saturating_sub(1),
-                ..Peer::default()
-            },
-        );
+    fn claim(&self, leading: &mut Leading, session: SessionId, claims: Vec<Claim>, now_ms: u64) {
         let queues: FxHashSet<QueueId> = claims.iter().map(|claim| claim.attach.queue).collect();
         for Claim { attach, held } in claims {
             let key = attach.key;

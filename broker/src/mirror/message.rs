@@ -66,6 +66,8 @@ pub enum Up {
     Claim {
         /// Number of the first batch that is not known to be committed.
         next: u64,
+        /// Number of the last batch that comes right behind this; below `next`: none.
+        last: u64,
         /// Its consumers.
         claims: Vec<Claim>,
     },
@@ -414,8 +416,8 @@ impl Up {
     pub fn encode(&self, out: &mut Vec<u8>) -> Option<Bytes> {
         let mut put = Put(out);
         match self {
-            Up::Claim { next, claims } => {
-                put.u8(1).u64(*next).count(claims.len());
+            Up::Claim { next, last, claims } => {
+                put.u8(1).u64(*next).u64(*last).count(claims.len());
                 for claim in claims {
                     put.attach(&claim.attach);
                     put.count(claim.held.len());
@@ -492,6 +494,7 @@ impl Up {
         let up = match take.u8()? {
             1 => Up::Claim {
                 next: take.u64()?,
+                last: take.u64()?,
                 claims: take.many(ATTACH + 4, |take| {
                     Ok(Claim {
                         attach: take.attach()?,
@@ -724,6 +727,7 @@ mod tests {
         vec![
             Up::Claim {
                 next: 3,
+                last: 5,
                 claims: vec![Claim {
                     attach: attach(),
                     held: vec![1, 5, 2],

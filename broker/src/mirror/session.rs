@@ -521,7 +521,8 @@ impl Session {
             .uncommitted
             .front()
             .map_or(inner.last + 1, |b| b.number);
-        inner.send(Up::Claim { next, claims });
+        let last = inner.last;
+        inner.send(Up::Claim { next, last, claims });
         let mut resent: Vec<Up> = inner.uncommitted.iter().map(Batch::up).collect();
         resent.extend(inner.requests.values().map(|open| open.up.clone()));
         for up in resent {

@@ -132,7 +132,11 @@ impl Store for BodyStore {
         for record in journal.walk_segment(at) {
             let record = record.map_err(|e| StoreError(e.to_string()))?;
             // Metadata records lie between those of the queues, and mean something else.
-            if record.header.kind != RecordKind::Entry || record.header.group == METADATA_GROUP {
+            let messages = matches!(
+                record.header.kind,
+                RecordKind::Entry | RecordKind::Relocated
+            );
+            if !messages || record.header.group == METADATA_GROUP {
                 continue;
             }
             let location = Location(record.location.to_u64() | mark);
