@@ -244,6 +244,7 @@ async fn who_does_not_fit_is_told_why() {
         (
             Hello {
                 boot: peers.me().boot,
+                incarnation: peers.me().incarnation,
                 ..good.clone()
             },
             "the node itself",

@@ -475,12 +475,14 @@ pub struct JournalConfig {
 }
 
 /// The other nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
     /// Where the other nodes reach this one; `None` until clustered.
     pub listen: Option<ListenAddr>,
     /// A file with the secret that all nodes share.
     pub cookie_file: Option<PathBuf>,
+    /// Log that stays behind a checkpoint: what lies in the last so many bytes of the journal.
+    pub log_keep_bytes: u64,
     /// What a node does that is cut off from the majority.
     pub partition_handling: PartitionHandling,
     /// How the other nodes are found.
@@ -489,6 +491,20 @@ pub struct ClusterConfig {
     pub nodes: Vec<String>,
     /// The name whose addresses are the nodes', for `dns`.
     pub dns_hostname: Option<String>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        ClusterConfig {
+            listen: None,
+            cookie_file: None,
+            log_keep_bytes: 128 << 20,
+            partition_handling: PartitionHandling::default(),
+            discovery: PeerDiscovery::default(),
+            nodes: Vec::new(),
+            dns_hostname: None,
+        }
+    }
 }
 
 /// What a node does that is cut off from the majority.

@@ -203,7 +203,7 @@ pub async fn start(
     let me = member_id(mirror.id(), 0);
     let network = Network::new(peers, NetworkConfig::default());
     let metadata = start_group(
-        config_of(METADATA_GROUP, me),
+        config_of(node, METADATA_GROUP, me),
         Arc::clone(node.store()),
         recovered.take_raft(METADATA_GROUP),
         Box::new(MetadataMachine::new(node)),
@@ -217,7 +217,7 @@ pub async fn start(
     for mirrored in mirror.groups() {
         let id = mirrored.group.id();
         let raft = start_group(
-            config_of(id, me),
+            config_of(node, id, me),
             Arc::clone(node.store()),
             recovered.take_raft(id),
             Box::new(QueueMachine::new(Arc::clone(&mirrored.group), node)),
@@ -241,12 +241,9 @@ pub async fn start(
     Ok(())
 }
 
-/// Log that a group keeps behind its checkpoint, for nodes that were away a moment: of all groups together a few hundred MiB.
-const LOG_KEEP_BYTES: u64 = 16 << 20;
-
-fn config_of(group: leveret_cluster::GroupId, me: u64) -> GroupConfig {
+fn config_of(node: &Node, group: leveret_cluster::GroupId, me: u64) -> GroupConfig {
     GroupConfig {
-        log_keep_bytes: LOG_KEEP_BYTES,
+        log_keep_bytes: node.config().cluster.log_keep_bytes,
         ..GroupConfig::new(group, me)
     }
 }

@@ -79,7 +79,8 @@ pub struct GroupConfig {
     pub group: GroupId,
     /// Who this node is in it.
     pub member: MemberId,
-    /// Payload bytes of log that stay behind a checkpoint, for members that were away.
+    /// Log that stays behind a checkpoint, for members that were away: what lies in the last so many bytes of the journal, which all
+    /// groups share.
     pub log_keep_bytes: u64,
     /// Proposals in flight.
     pub in_flight_max: u64,
@@ -281,6 +282,24 @@ pub struct RaftGroup<R: AsyncRuntime, M: Machine> {
     ahead: Arc<Mutex<<R::Watch as Watch>::Sender<u64>>>,
     /// One change of members at a time.
     changing: R::Mutex<()>,
+}
+
+/// Where the last so many bytes of the journal begin.
+fn last_bytes(journal: &leveret_storage::Journal, bytes: u64) -> leveret_storage::Location {
+    let mut left = bytes;
+    let mut from = journal.end();
+    if left == 0 {
+        return from;
+    }
+    for segment in journal.segments().iter().rev() {
+        let offset = segment.bytes_used.saturating_sub(left);
+        from = leveret_storage::Location::new(segment.id, u32::try_from(offset).unwrap_or(0));
+        left = left.saturating_sub(segment.bytes_used);
+        if left == 0 {
+            break;
+        }
+    }
+    from
 }
 
 impl<R: AsyncRuntime, M: Machine> fmt::Debug for RaftGroup<R, M> {
@@ -620,7 +639,7 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
             return Ok(None);
         };
         let lowest = self.checkpoints.sending.lowest();
-        let keep = self.config.log_keep_bytes;
+        let keep = last_bytes(self.store.journal(), self.config.log_keep_bytes);
         let point = self.log.with_index(|index| {
             let limit = lowest.map_or(applied.index, |lowest| lowest.min(applied.index));
             index.purge_point(keep, index.id_of(limit).unwrap_or(applied))

@@ -183,11 +183,9 @@ impl LogIndex {
         self.slots.front().map_or(end, |slot| slot.location)
     }
 
-    /// The last id that can be purged so that at least `keep_bytes` of payload stay; at most `limit`.
-    pub fn purge_point(&self, keep_bytes: u64, limit: LogId) -> Option<LogId> {
-        let total = self.slots.back()?.bytes_end;
-        let below = total.checked_sub(keep_bytes)?;
-        let count = self.slots.partition_point(|slot| slot.bytes_end <= below);
+    /// The last id that can be purged so that what lies at `keep_from` in the journal, and behind, stays; at most `limit`.
+    pub fn purge_point(&self, keep_from: Location, limit: LogId) -> Option<LogId> {
+        let count = self.slots.partition_point(|slot| slot.location < keep_from);
         let index = (self.first_index() + count as u64).checked_sub(1)?;
         self.id_of(index.min(limit.index))
             .filter(|id| Some(*id) > self.purged)
@@ -412,14 +410,19 @@ mod tests {
     }
 
     #[test]
-    fn bytes_decide_how_far_to_purge() {
+    fn places_decide_how_far_to_purge() {
         let index = filled();
         let limit = log_id(5, 5);
-        assert_eq!(index.purge_point(0, limit), Some(log_id(5, 5)));
-        assert_eq!(index.purge_point(60, limit), Some(log_id(2, 4)));
-        assert_eq!(index.purge_point(61, limit), Some(log_id(2, 3)));
-        assert_eq!(index.purge_point(0, log_id(2, 2)), Some(log_id(2, 2)));
-        assert_eq!(index.purge_point(1000, limit), None);
+        let places: Vec<_> = index.slots.iter().map(|slot| slot.location).collect();
+        let (end, last) = (at(1000), places[places.len() - 1]);
+        assert_eq!(index.purge_point(end, limit), Some(log_id(5, 5)));
+        assert_eq!(index.purge_point(last, limit), Some(log_id(2, 4)));
+        assert_eq!(
+            index.purge_point(places[places.len() - 2], limit),
+            Some(log_id(2, 3))
+        );
+        assert_eq!(index.purge_point(end, log_id(2, 2)), Some(log_id(2, 2)));
+        assert_eq!(index.purge_point(places[0], limit), None);
         assert_eq!(index.replay_from(at(50)), at(0));
         assert_eq!(LogIndex::default().replay_from(at(50)), at(50));
     }

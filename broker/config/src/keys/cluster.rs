@@ -23,6 +23,12 @@ pub(super) const KEYS: &[KeySpec] = &[
         "Leveret's own: a file with the secret that all nodes share. A cluster needs one.",
     ),
     KeySpec::used(
+        "cluster.log_keep_bytes",
+        "128MiB",
+        Kind::Bytes(0, 1 << 40, |c, n| c.cluster.log_keep_bytes = n),
+        "Leveret's own: log that stays in the journal behind a checkpoint, so that a node that was away for a while gets what it missed and nothing else.",
+    ),
+    KeySpec::used(
         "cluster_partition_handling",
         "pause_minority",
         Kind::Choice(&[
