@@ -112,7 +112,9 @@ pub struct Round {
 }
 
 /// A segment is emptied when less than this share of it lives: one in two.
-const LIVE_SHARE: u64 = 2;
+pub const LIVE_SHARE: u64 = 2;
+/// Bytes of messages that one round moves, about.
+pub const RELOCATE_BYTES_MAX: u64 = 64 << 20;
 
 /// One round over all groups of a node.
 ///

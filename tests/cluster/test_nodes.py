@@ -19,10 +19,10 @@ def connect(node):
     return pika.BlockingConnection(parameters)
 
 
-def until(condition, what, seconds=DEADLINE_S):
+def until(condition, what, seconds=DEADLINE_S, describe=lambda: ""):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what} {describe()}"
         time.sleep(0.02)
 
 

@@ -14,6 +14,7 @@ use leveret_cluster::peers::{Handler, Inbound, Link, PeerEvent, PeerState, Peers
 use leveret_cluster::raft::group::Role;
 use leveret_cluster::raft::node::NodeGroup;
 use leveret_cluster::raft::types::{Payload, member_id, node_of};
+use leveret_cluster::reclaim::{LIVE_SHARE, Live, RELOCATE_BYTES_MAX, ReclaimError};
 use leveret_cluster::wire::frame::Frame;
 use leveret_cluster::wire::hello::Purpose;
 use leveret_cluster::wire::sender::Lane;
@@ -933,10 +934,10 @@ impl Mirror {
         else {
             return Ok(0);
         };
-        let mut live = rustc_hash::FxHashSet::default();
         // Before and after: what a checkpoint was made of lies between.
+        let mut before = BTreeMap::new();
         for mirrored in &self.groups {
-            mirrored.group.live_segments(&mut live);
+            mirrored.group.live(&mut before);
         }
         let mut needed = leveret_storage::Location::NONE;
         let rafts = self.groups.iter().filter_map(|m| m.raft.get());
@@ -950,20 +951,48 @@ impl Mirror {
             needed = needed.min(covered.replay_from);
         }
         node.store().finish_round().map_err(|e| e.to_string())?;
+        let mut live = BTreeMap::new();
         for mirrored in &self.groups {
-            mirrored.group.live_segments(&mut live);
+            mirrored.group.live(&mut live);
         }
         let journal = node.store().journal();
         let mut removed = 0;
+        let mut sparse = Vec::new();
         for segment in journal.segments() {
-            if segment.sealed && segment.id < needed.segment() && !live.contains(&segment.id) {
+            if !segment.sealed || segment.id >= needed.segment() {
+                continue;
+            }
+            let bytes = live.get(&segment.id).map(|live: &Live| live.bytes);
+            if bytes.is_none() && !before.contains_key(&segment.id) {
                 journal
                     .remove_segment(segment.id)
                     .map_err(|e| e.to_string())?;
                 removed += 1;
+            } else if bytes.is_some_and(|bytes| bytes * LIVE_SHARE < segment.bytes_used) {
+                sparse.push(segment.id);
             }
         }
+        self.relocate(&sparse).map_err(|e| e.to_string())?;
         Ok(removed)
+    }
+
+    /// Moves what lives in segments that are mostly dead to the journal's end; the next round removes them.
+    fn relocate(&self, segments: &[u32]) -> Result<(), ReclaimError> {
+        let mut left = RELOCATE_BYTES_MAX;
+        let mut last = None;
+        for mirrored in &self.groups {
+            if segments.is_empty() || left == 0 {
+                break;
+            }
+            let (written, at) = mirrored.group.relocate(segments, left)?;
+            left = left.saturating_sub(written);
+            last = last.max(at);
+        }
+        if let (Some(last), Some(node)) = (last, self.node()) {
+            // A checkpoint that knows the new places must not outlive them.
+            node.store().journal().wait_durable(last)?;
+        }
+        Ok(())
     }
 
     /// Ends the groups and the connections to the other nodes, after leaderships were handed over.

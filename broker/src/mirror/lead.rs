@@ -9,17 +9,18 @@
 //! an era begins when nothing that an earlier one proposed is on its way; a session that names a queue which the metadata here does
 //! not have yet waits with everything behind that.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use leveret_cluster::GroupId;
+use leveret_cluster::reclaim::{Live, ReclaimError};
 use leveret_queue::entry::{BatchBuilder, EntryReader, MemoryGauge, Part};
 use leveret_queue::{
     Applied, ConsumerSlot, ConsumerSpec, DeadLetter, Delivery, Effects, EntryBuf, EntryBuilder,
-    EntryError, Link, Location, Machine, Overflow, PartOutcome, QueueId, Replica, SeqRange,
-    Settings, Waiter,
+    EntryError, Link, Location, Machine, Overflow, PartOutcome, QueueId, QueueState, Replica, Seq,
+    SeqRange, Settings, Waiter,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -32,6 +33,8 @@ use crate::node::BodyStore;
 const PROPOSALS_MAX: usize = 4;
 /// A batch is not gathered any further past this many bytes.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// A record of relocated messages is written when it is this large.
+const RELOCATED_BYTES: usize = 256 << 10;
 /// How long a new leader waits for the sessions of nodes that are up.
 pub const CLAIMS_WAIT_MS: u64 = 500;
 
@@ -187,6 +190,8 @@ struct State {
     replica: Replica,
     applied: u64,
     leading: Option<Box<Leading>>,
+    /// What is on its way to other mirrors.
+    lent: Vec<Weak<Replica>>,
 }
 
 /// See the module.
@@ -325,6 +330,7 @@ impl MirrorGroup {
                 replica,
                 applied,
                 leading: None,
+                lent: Vec::new(),
             }),
             out: Outgoing::default(),
             pumping: Mutex::new(()),
@@ -739,13 +745,91 @@ impl MirrorGroup {
         }
     }
 
-    /// Segments of the journal that live messages are in.
-    pub fn live_segments(&self, out: &mut FxHashSet<u32>) {
-        let state = self.state.lock();
-        for (_, queue) in state.replica.queues() {
-            let runs = queue.levels.iter().flat_map(|level| level.runs());
-            out.extend(runs.map(|run| run.location.segment()));
+    /// Adds up what lives in which segment of the journal, snapshots on their way to other mirrors included: about as many bytes.
+    pub fn live(&self, out: &mut BTreeMap<u32, Live>) {
+        let mut state = self.state.lock();
+        state.lent.retain(|lent| lent.strong_count() > 0);
+        let lent: Vec<Arc<Replica>> = state.lent.iter().filter_map(Weak::upgrade).collect();
+        let lent = lent.iter().map(|replica| &**replica);
+        for replica in std::iter::once(&state.replica).chain(lent) {
+            for (_, queue) in replica.queues() {
+                crate::node::add_live(queue, out);
+            }
         }
+    }
+
+    /// Appends what lives in these segments again, at most about `bytes_max` bytes; the journal forgets nothing of it before the next
+    /// checkpoint knows the new places. Answers how many bytes it wrote, and the last record's place.
+    ///
+    /// # Errors
+    /// A segment cannot be read, or the journal is poisoned.
+    pub fn relocate(
+        &self,
+        segments: &[u32],
+        bytes_max: u64,
+    ) -> Result<(u64, Option<leveret_storage::Location>), ReclaimError> {
+        let mut queues: Vec<(QueueId, QueueState)> = {
+            let state = self.state.lock();
+            let there = |queue: &QueueState| {
+                let mut runs = queue.levels.iter().flat_map(|level| level.runs());
+                runs.any(|run| segments.contains(&run.location.segment()))
+            };
+            let queues = state.replica.queues().filter(|(_, queue)| there(queue));
+            queues.map(|(id, queue)| (id, queue.clone())).collect()
+        };
+        queues.sort_unstable_by_key(|(id, _)| *id);
+        let mut written = 0;
+        let mut last = None;
+        let mut entry = EntryBuilder::default();
+        let mut moved: Vec<(QueueId, Seq)> = Vec::new();
+        for &segment in segments {
+            if queues.is_empty() || written >= bytes_max {
+                break;
+            }
+            let start = leveret_storage::Location::new(segment, 0);
+            for record in self.store.journal().walk_segment(start) {
+                let record = record?;
+                if record.header.group != self.id {
+                    continue;
+                }
+                for (places, message) in crate::node::live_messages(&record, &queues) {
+                    entry.relocated(&places, &message);
+                    moved.extend(places);
+                    if entry.len() >= RELOCATED_BYTES {
+                        written += entry.len() as u64;
+                        last = self.write_relocated(&mut entry, &mut moved)?.or(last);
+                    }
+                }
+            }
+            written += entry.len() as u64;
+            last = self.write_relocated(&mut entry, &mut moved)?.or(last);
+        }
+        Ok((written, last))
+    }
+
+    fn write_relocated(
+        &self,
+        entry: &mut EntryBuilder,
+        moved: &mut Vec<(QueueId, Seq)>,
+    ) -> Result<Option<leveret_storage::Location>, ReclaimError> {
+        if moved.is_empty() {
+            return Ok(None);
+        }
+        let entry = std::mem::take(entry).finish(None).to_bytes();
+        let kind = leveret_storage::RecordKind::Relocated;
+        let journal = self.store.journal();
+        let at = journal.append(kind, 0, self.id, 0, 0, entry, false)?;
+        let location = Location(at.to_u64());
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        for (queue, seq) in moved.drain(..) {
+            // Each record is its own barrier: nothing is known of what lies before it.
+            state.replica.relocated(queue, seq, location, location);
+            if let Some(leading) = state.leading.as_mut() {
+                leading.machine.relocated(queue, seq, location);
+            }
+        }
+        Ok(Some(at))
     }
 
     /// Where its messages are.
@@ -782,9 +866,12 @@ impl MirrorGroup {
         self.state.lock().replica = replica;
     }
 
-    /// The replica as it is.
-    pub fn snapshot(&self) -> Replica {
-        self.state.lock().replica.clone()
+    /// The replica as it is. Until it is dropped, the segments stay that its messages are in.
+    pub fn lend(&self) -> Arc<Replica> {
+        let mut state = self.state.lock();
+        let lent = Arc::new(state.replica.clone());
+        state.lent.push(Arc::downgrade(&lent));
+        lent
     }
 
     // ------------------------------------------------------------------ sessions

@@ -25,14 +25,14 @@ const READ_MAX: usize = 256;
 
 struct Source {
     group: Arc<MirrorGroup>,
-    replica: Replica,
+    replica: Arc<Replica>,
 }
 
 /// The group's present state.
 pub fn source(group: &Arc<MirrorGroup>) -> Arc<dyn SnapshotSource> {
     Arc::new(Source {
         group: Arc::clone(group),
-        replica: group.snapshot(),
+        replica: group.lend(),
     })
 }
 
@@ -49,6 +49,7 @@ impl SnapshotSource for Source {
             group: Arc::clone(&self.group),
             state: Bytes::from(self.replica.encode()),
             runs,
+            _lent: Arc::clone(&self.replica),
         }))
     }
 }
@@ -57,6 +58,8 @@ struct Chunks {
     group: Arc<MirrorGroup>,
     state: Bytes,
     runs: Vec<(QueueId, Run)>,
+    /// Keeps what the runs point to.
+    _lent: Arc<Replica>,
 }
 
 impl SnapshotChunks for Chunks {
@@ -219,7 +222,7 @@ pub fn install(group: &MirrorGroup, received: Box<dyn Any + Send>) -> io::Result
     }
     for (queue, seq, location) in moved {
         // Each record is its own barrier: nothing is known of what lies between two of them.
-        replica.relocated(queue, seq, location, Location(0));
+        replica.relocated(queue, seq, location, location);
     }
     group.replace(replica);
     Ok(())

@@ -432,16 +432,21 @@ const RECORD_OVERHEAD_BYTES: u64 = 80;
 
 fn live_of(state: &[(QueueId, QueueState)]) -> BTreeMap<u32, Live> {
     let mut live: BTreeMap<u32, Live> = BTreeMap::new();
-    for (_, queue) in state {
-        let messages: u64 = queue.levels.iter().map(|l| l.len()).sum();
-        let each = RECORD_OVERHEAD_BYTES + queue.bytes.checked_div(messages).unwrap_or(0);
-        for run in queue.levels.iter().flat_map(|l| l.runs()) {
-            let segment = live.entry(run.location.segment()).or_default();
-            segment.messages += u64::from(run.count);
-            segment.bytes += u64::from(run.count) * each;
-        }
-    }
+    state
+        .iter()
+        .for_each(|(_, queue)| add_live(queue, &mut live));
     live
+}
+
+/// Adds up what of a queue lives in which segment.
+pub fn add_live(queue: &QueueState, live: &mut BTreeMap<u32, Live>) {
+    let messages: u64 = queue.levels.iter().map(|l| l.len()).sum();
+    let each = RECORD_OVERHEAD_BYTES + queue.bytes.checked_div(messages).unwrap_or(0);
+    for run in queue.levels.iter().flat_map(|l| l.runs()) {
+        let segment = live.entry(run.location.segment()).or_default();
+        segment.messages += u64::from(run.count);
+        segment.bytes += u64::from(run.count) * each;
+    }
 }
 
 impl Reclaim for QueueGroup {

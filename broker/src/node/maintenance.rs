@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use leveret_cluster::reclaim::{self, Reclaim};
+use leveret_cluster::reclaim::{self, RELOCATE_BYTES_MAX, Reclaim};
 use leveret_config::Limit;
 use leveret_storage::Location;
 use parking_lot::{Condvar, Mutex};
@@ -33,8 +33,6 @@ impl std::fmt::Debug for Maintenance {
     }
 }
 
-/// Bytes of messages moved in one round.
-const RELOCATE_BYTES_MAX: u64 = 64 << 20;
 /// Journal bytes after which a round is worth while, whatever the interval.
 const ROUND_BYTES: u64 = 256 << 20;
 /// Between rounds while the disk is full.

@@ -38,12 +38,12 @@ pub use alarms::{Alarms, Limits};
 pub use attributes::Attributes;
 pub use connections::{ConnectionInfo, Connections};
 pub use counters::{Counters, Counts};
-pub use group::{After, QueueGroup, Settle, SettleRange, Submitted};
+pub use group::{After, QueueGroup, Settle, SettleRange, Submitted, add_live};
 pub use maintenance::{Maintenance, ProcessMemory, machine_memory_bytes, process_memory};
 pub use metadata::Metadata;
 pub use open::{Imported, StartError, StartReport};
 pub use reply_routes::ReplyRoutes;
-pub use store::BodyStore;
+pub use store::{BodyStore, live_messages};
 pub use transaction::{Committed, Transaction};
 
 /// See the module.

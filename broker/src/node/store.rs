@@ -187,7 +187,7 @@ impl Store for BodyStore {
 }
 
 /// The messages of a record that live according to `queues` (sorted by id), each with the places where it does.
-pub(super) fn live_messages(
+pub fn live_messages(
     record: &Record,
     queues: &[(QueueId, QueueState)],
 ) -> Vec<(Vec<(QueueId, Seq)>, Message)> {
