@@ -73,6 +73,32 @@ pub enum Command {
     NodeUp(NodeUp),
     /// A node's process is gone: the exclusive queues of its connections go.
     NodeDown(NodeDown),
+    /// A node is let into the cluster.
+    AdmitNode(AdmitNode),
+    /// All groups have it as a voter.
+    NodeJoined(ChangeNode),
+    /// A node is to leave the cluster.
+    ForgetNode(ChangeNode),
+    /// No group has it any more: its id and its disk never come back.
+    NodeRemoved(ChangeNode),
+    /// A node is drained, or serves again.
+    SetMaintenance(SetMaintenance),
+}
+
+impl Command {
+    /// Whether it may change which nodes there are, or what is known of one.
+    pub fn is_about_nodes(&self) -> bool {
+        matches!(
+            self,
+            Command::NodeUp(_)
+                | Command::NodeDown(_)
+                | Command::AdmitNode(_)
+                | Command::NodeJoined(_)
+                | Command::ForgetNode(_)
+                | Command::NodeRemoved(_)
+                | Command::SetMaintenance(_)
+        )
+    }
 }
 
 /// See [`Command::DeclareExchange`].
@@ -453,6 +479,12 @@ pub struct NodeUp {
     pub name: Name,
     /// Which life of its process, 48 bits.
     pub incarnation: u64,
+    /// Which disk; zero if it does not say.
+    #[serde(default)]
+    pub disk: u64,
+    /// Where the others reach it, `name@host:port`; empty if it does not say.
+    #[serde(default)]
+    pub address: Name,
 }
 
 /// See [`Command::NodeDown`].
@@ -462,6 +494,35 @@ pub struct NodeDown {
     pub node: u64,
     /// The life that is over.
     pub incarnation: u64,
+}
+
+/// See [`Command::AdmitNode`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AdmitNode {
+    /// Its id: larger than any that was given before.
+    pub node: u64,
+    /// Its name, `name@host`, which no member has.
+    pub name: Name,
+    /// Where the others reach it, `name@host:port`.
+    pub address: Name,
+    /// Which disk.
+    pub disk: u64,
+}
+
+/// What happens to a node; see [`Command::NodeJoined`], [`Command::ForgetNode`], [`Command::NodeRemoved`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeNode {
+    /// Its id.
+    pub node: u64,
+}
+
+/// See [`Command::SetMaintenance`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetMaintenance {
+    /// Its id.
+    pub node: u64,
+    /// Whether it is drained.
+    pub on: bool,
 }
 
 /// An encoded command that cannot be read.

@@ -51,8 +51,8 @@ pub use definitions::{DefinitionsError, ImportOptions, ImportStep, plan_import};
 pub use limits::VhostLimits;
 pub use model::{
     Arguments, Binding, BindingId, DeadLetterStrategy, Destination, EffectiveQueueSettings,
-    ExchangeInfo, ExchangeType, HaMode, Key, Name, NodeInfo, Overflow, OwnerId, QueueId, QueueInfo,
-    QueueType, Resource, ResourceKind, strip_cr_lf,
+    ExchangeInfo, ExchangeType, ForgottenNode, HaMode, Key, Name, NodeInfo, NodeState, Overflow,
+    OwnerId, QueueId, QueueInfo, QueueType, Resource, ResourceKind, strip_cr_lf,
 };
 pub use ops::arguments::check_consume_arguments;
 pub use ops::exchanges::check_not_default;

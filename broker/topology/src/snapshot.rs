@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::access::{TopicPermissions, User, UserPermissions};
 use crate::limits::VhostLimits;
 use crate::model::{
-    Arguments, Binding, Destination, ExchangeInfo, ExchangeType, Name, NodeInfo, OwnerId, QueueId,
-    QueueInfo, QueueType,
+    Arguments, Binding, Destination, ExchangeInfo, ExchangeType, ForgottenNode, Name, NodeInfo,
+    OwnerId, QueueId, QueueInfo, QueueType,
 };
 use crate::outcome::Outcome;
 use crate::policy::Policy;
@@ -46,6 +46,8 @@ struct Snapshot {
     global_parameters: BTreeMap<Name, Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<NodeInfo>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    forgotten: Vec<ForgottenNode>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,6 +119,7 @@ impl Topology {
             users: self.users.values().cloned().collect(),
             global_parameters: self.global_parameters.clone(),
             nodes: self.nodes.values().cloned().collect(),
+            forgotten: self.forgotten.values().cloned().collect(),
         };
         // The types have string keys only and no serializer of their own that fails.
         serde_json::to_vec(&snapshot).unwrap_or_default()
@@ -143,6 +146,8 @@ impl Topology {
         topology.global_parameters = snapshot.global_parameters;
         let nodes = snapshot.nodes.into_iter();
         topology.nodes = nodes.map(|node| (node.id, node)).collect();
+        let forgotten = snapshot.forgotten.into_iter();
+        topology.forgotten = forgotten.map(|node| (node.id, node)).collect();
         for record in snapshot.vhosts {
             let mut outcome = Outcome::default();
             let vhost = record.restore(&mut outcome)?;

@@ -56,6 +56,11 @@ impl Topology {
             Command::ClearGlobalParameter(command) => self.apply_clear_global_parameter(command),
             Command::NodeUp(command) => self.apply_node_up(command),
             Command::NodeDown(command) => self.apply_node_down(command),
+            Command::AdmitNode(command) => self.apply_admit_node(command),
+            Command::NodeJoined(command) => self.apply_node_joined(command),
+            Command::ForgetNode(command) => self.apply_forget_node(command),
+            Command::NodeRemoved(command) => self.apply_node_removed(command),
+            Command::SetMaintenance(command) => self.apply_set_maintenance(command),
         }?;
         self.note(&mut outcome);
         Ok(outcome)
