@@ -7,13 +7,15 @@
 //! - [`DurableWatch`] tells who waits for a place in the journal that it is durable.
 //! - [`LogStore`] opens the journal and the checkpoints and replays what follows them.
 //! - [`reclaim`] writes checkpoints, removes segments that nobody needs, and moves what still lives out of the others.
-//! - [`wire`] and [`peers`] connect the nodes of a cluster; [`identity`] and [`founding`] say who they are and how they become one.
+//! - [`wire`] and [`peers`] connect the nodes of a cluster; [`identity`] and [`founding`] say who they are and how they become one;
+//!   [`address_book`] says where they were last.
 //!
 //! A group of this release has one member, the node itself: an entry is committed once this node's journal has it
 //! (durably, where somebody waits for that).
 
 #![forbid(unsafe_code)]
 
+pub mod address_book;
 pub mod boot;
 pub mod founding;
 pub mod fuzzing;

@@ -417,6 +417,7 @@ impl Host for Metadata {
         let joined = Joined {
             cluster: *self.cluster.lock(),
             node,
+            places: members.iter().map(|_| ("h".to_owned(), 1)).collect(),
             members: members.clone(),
         };
         Box::pin(std::future::ready(Ok(joined)))

@@ -13,9 +13,9 @@ use super::message::{self, Joined, Joiner, kind};
 use super::{Answer, Founders, Member, Plan, Step, Waiting, decide, take_plan};
 use crate::identity::{Identity, IdentityError, Phase};
 use crate::name::{NodeAddress, NodeName};
-use crate::peers::{Handler, Inbound, Peers};
+use crate::peers::{DialError, Handler, Inbound, Peers, RequestError};
 use crate::wire::frame::Frame;
-use crate::wire::hello::random;
+use crate::wire::hello::{NodeId, random};
 use crate::wire::sender::Lane;
 
 /// Between two rounds.
@@ -36,6 +36,30 @@ pub trait Host: Send + Sync + 'static {
     /// Lets a node into the cluster: a change of the metadata, committed when this ends. One with a name that is a member's is
     /// refused, unless the incarnation is the same: then its place is told again.
     fn admit(&self, joiner: Joiner) -> BoxFuture<'static, Result<Joined, String>>;
+
+    /// This node was let into a cluster; called before its identity says so. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be noted: the node asks again.
+    fn joined(&self, _joined: &Joined) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether that member, with that disk, is known to have been removed for good.
+    fn forgotten(&self, _node: NodeId, _incarnation: u64) -> bool {
+        false
+    }
+}
+
+/// Whether one of these members knows that this node was removed from its cluster.
+pub async fn is_forgotten(peers: &Peers, identity: &Identity, addresses: &[NodeAddress]) -> bool {
+    let others = addresses.iter().filter(|a| a.name != identity.name);
+    let asked = others.map(|address| async move {
+        let body = message::encode_standing(identity.node, identity.incarnation);
+        let (_, body) = peers.ask(address, kind::STANDING, body, ASK).await.ok()?;
+        Some(body.first() == Some(&1))
+    });
+    join_all(asked).await.into_iter().flatten().any(|is| is)
 }
 
 /// This node's identity on its disk, and what others are answered about it. The handler of
@@ -154,6 +178,11 @@ impl Founding {
                 let joined = self.host.admit(joiner).await?;
                 Ok(message::encode_joined(&joined))
             }
+            kind::STANDING => {
+                let (node, incarnation) =
+                    message::decode_standing(&frame.body).map_err(malformed)?;
+                Ok(vec![u8::from(self.host.forgotten(node, incarnation))])
+            }
             unknown => Err(format!("unknown request {unknown}")),
         }
     }
@@ -211,8 +240,17 @@ impl Founding {
                     continue;
                 }
                 Step::Join { via } => {
-                    if self.join(peers, me, addresses, &via, identity).await? {
-                        continue;
+                    let refused = self.join(peers, me, addresses, &via, identity).await?;
+                    drop(writing);
+                    match refused {
+                        None => continue,
+                        Some(reason) => {
+                            let why = Waiting::Refused(via, reason);
+                            if told.as_ref() != Some(&why) {
+                                waiting(&why);
+                                told = Some(why);
+                            }
+                        }
                     }
                 }
                 Step::Wait(why) => {
@@ -245,7 +283,7 @@ impl Founding {
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// Asks a member for a place; false if there is none yet. `writing` is held.
+    /// Asks a member for a place; answers why there is none, if there is none. `writing` is held.
     async fn join(
         self: &Arc<Self>,
         peers: &Peers,
@@ -253,9 +291,9 @@ impl Founding {
         addresses: &[NodeAddress],
         via: &NodeName,
         identity: Identity,
-    ) -> Result<bool, IdentityError> {
+    ) -> Result<Option<String>, IdentityError> {
         let Some(address) = addresses.iter().find(|address| address.name == *via) else {
-            return Ok(false);
+            return Ok(Some("it is not in the list of nodes".into()));
         };
         let joiner = Joiner {
             incarnation: identity.incarnation,
@@ -264,24 +302,27 @@ impl Founding {
         let asked = peers.ask(address, kind::JOIN, message::encode_join(&joiner), JOIN);
         let joined = match asked.await {
             Ok((_, body)) => message::decode_joined(&body).map_err(|error| error.to_string()),
+            Err(DialError::Request(RequestError::Failed(reason))) => Err(reason),
             Err(error) => Err(error.to_string()),
         };
-        match joined {
-            Ok(joined) => {
-                let member = Identity {
-                    phase: Phase::Member,
-                    cluster: joined.cluster,
-                    node: joined.node,
-                    ..identity
-                };
-                self.write(member).await?;
-                Ok(true)
-            }
-            Err(reason) => {
-                tracing::warn!(%via, reason, "not let into the cluster");
-                Ok(false)
-            }
+        let joined = match joined {
+            Ok(joined) => joined,
+            Err(reason) => return Ok(Some(reason)),
+        };
+        let host = Arc::clone(&self.host);
+        let noted = joined.clone();
+        let noted = tokio::task::spawn_blocking(move || host.joined(&noted)).await;
+        if let Err(reason) = noted.unwrap_or_else(|error| Err(error.to_string())) {
+            return Ok(Some(reason));
         }
+        let member = Identity {
+            phase: Phase::Member,
+            cluster: joined.cluster,
+            node: joined.node,
+            ..identity
+        };
+        self.write(member).await?;
+        Ok(None)
     }
 }
 

@@ -9,7 +9,8 @@
 //!             3 u8 | cluster, 16 | members            a member
 //! plan        cluster, 16 | list, 32 | members        answered like an ask
 //! join        incarnation u64 | port u16 | name | host, as a name
-//! joined      cluster, 16 | node u64 | members
+//! joined      cluster, 16 | node u64 | members | of each: port u16, host as a name
+//! standing    node u64 | incarnation u64               answered with u8: 1 forgotten, 0 not that it is known
 //! ```
 
 use super::{Answer, MEMBERS_MAX, Member, Plan};
@@ -25,6 +26,8 @@ pub mod kind {
     pub const PLAN: u8 = 2;
     /// Let me in.
     pub const JOIN: u8 = 3;
+    /// Was I forgotten?
+    pub const STANDING: u8 = 4;
 }
 
 /// A node that wants to be let in.
@@ -45,6 +48,25 @@ pub struct Joined {
     pub node: NodeId,
     /// All members, with it.
     pub members: Vec<Member>,
+    /// Where each of them listens: host and port, in the order of `members`.
+    pub places: Vec<(String, u16)>,
+}
+
+impl Joined {
+    /// The members and where they are.
+    pub fn addresses(&self) -> impl Iterator<Item = (&Member, NodeAddress)> {
+        self.members
+            .iter()
+            .zip(&self.places)
+            .map(|(member, place)| {
+                let address = NodeAddress {
+                    name: member.name.clone(),
+                    host: place.0.clone(),
+                    port: place.1,
+                };
+                (member, address)
+            })
+    }
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -196,7 +218,31 @@ pub fn encode_joined(joined: &Joined) -> Vec<u8> {
     let mut out = joined.cluster.to_vec();
     out.extend_from_slice(&joined.node.to_le_bytes());
     put_members(&mut out, &joined.members);
+    // As many as members, also where the caller has not said.
+    for at in 0..joined.members.len().min(MEMBERS_MAX) {
+        let (host, port) = joined.places.get(at).map_or(("", 0), |(h, p)| (h, *p));
+        out.extend_from_slice(&port.to_le_bytes());
+        put_text(&mut out, host);
+    }
     out
+}
+
+/// A question of a member whether it was forgotten.
+pub fn encode_standing(node: NodeId, incarnation: u64) -> Vec<u8> {
+    let mut out = node.to_le_bytes().to_vec();
+    out.extend_from_slice(&incarnation.to_le_bytes());
+    out
+}
+
+/// Node and incarnation of who asks.
+///
+/// # Errors
+/// These bytes do not say.
+pub fn decode_standing(bytes: &[u8]) -> Result<(NodeId, u64), Malformed> {
+    let mut reader = Reader::new(bytes);
+    let who = (reader.u64("standing")?, reader.u64("standing")?);
+    reader.end("standing")?;
+    Ok(who)
 }
 
 /// A place was given.
@@ -205,11 +251,18 @@ pub fn encode_joined(joined: &Joined) -> Vec<u8> {
 /// These bytes give none.
 pub fn decode_joined(bytes: &[u8]) -> Result<Joined, Malformed> {
     let mut reader = Reader::new(bytes);
-    let joined = Joined {
+    let mut joined = Joined {
         cluster: reader.take("joined")?,
         node: reader.u64("joined")?,
         members: take_members(&mut reader)?,
+        places: Vec::new(),
     };
+    for _ in 0..joined.members.len() {
+        let port = reader.u16("joined")?;
+        joined
+            .places
+            .push((take_text(&mut reader)?.to_owned(), port));
+    }
     reader.end("joined")?;
     if joined.cluster == [0; 16] || joined.node == 0 {
         return Err(Malformed("joined"));
@@ -277,7 +330,12 @@ mod tests {
             cluster,
             node: 3,
             members,
+            places: vec![("h".to_owned(), 7), ("::1".to_owned(), 25672)],
         };
+        let (_, address) = joined.addresses().nth(1).expect("two");
+        assert_eq!((address.host.as_str(), address.port), ("::1", 25672));
+        assert_eq!(decode_standing(&encode_standing(4, 9)), Ok((4, 9)));
+        assert!(decode_standing(&[0; 15]).is_err());
         assert_eq!(decode_joined(&encode_joined(&joined)), Ok(joined));
     }
 }

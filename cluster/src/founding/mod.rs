@@ -173,6 +173,8 @@ pub enum Waiting {
     OtherCluster(Vec<NodeName>),
     /// The node's name is a member's, with another disk.
     Replaced(NodeName),
+    /// A member does not let this node in, for this reason.
+    Refused(NodeName, String),
 }
 
 impl fmt::Display for Waiting {
@@ -208,6 +210,7 @@ impl fmt::Display for Waiting {
                 "{name} is a member already, with another disk: leveret ctl forget_cluster_node {name} \
                  on a member first"
             ),
+            Waiting::Refused(via, reason) => write!(f, "{via} does not let this node in: {reason}"),
         }
     }
 }

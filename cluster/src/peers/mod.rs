@@ -10,7 +10,7 @@
 //!
 //! Before a node is a member it has peers of purpose [`Purpose::Founding`] only: [`Peers::ask`], and the handler's part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -278,6 +278,8 @@ struct Inner {
     bounds: LaneBounds,
     handlers: Handlers,
     entries: RwLock<BTreeMap<NodeId, Arc<Entry>>>,
+    /// Members that were removed for good.
+    forgotten: RwLock<BTreeSet<NodeId>>,
     board: Arc<Board>,
     status: RwLock<Bytes>,
     status_changed: Notify,
@@ -317,6 +319,12 @@ impl Inner {
         }
         let entries = self.entries.read();
         let Some(entry) = entries.get(&hello.node) else {
+            if self.forgotten.read().contains(&hello.node) {
+                return Err(format!(
+                    "{} was removed from the cluster (forget_cluster_node)",
+                    hello.name
+                ));
+            }
             return Err(format!("{} knows no node {}", me.name, hello.node));
         };
         if entry.peer.address.name != hello.name {
@@ -384,6 +392,7 @@ impl Peers {
             bounds: config.bounds,
             handlers,
             entries: RwLock::default(),
+            forgotten: RwLock::default(),
             board: Arc::new(Board::new()),
             status: RwLock::default(),
             status_changed: Notify::new(),
@@ -418,7 +427,8 @@ impl Peers {
     }
 
     /// The members, without or with this node itself. Connections to those that are new are dialled, those of others are
-    /// ended; one whose address or incarnation is another is both.
+    /// ended; one whose address or incarnation is another is both. An incarnation that becomes known changes nothing for a peer that is
+    /// there already.
     pub fn set_peers(&self, peers: impl IntoIterator<Item = Peer>) {
         let me = self.0.me.read().node;
         let wanted: BTreeMap<NodeId, Peer> = peers
@@ -428,7 +438,10 @@ impl Peers {
             .collect();
         let mut entries = self.0.entries.write();
         entries.retain(|node, entry| {
-            let stays = wanted.get(node) == Some(&entry.peer);
+            let stays = wanted.get(node).is_some_and(|peer| {
+                let incarnation = entry.peer.incarnation.and(peer.incarnation);
+                entry.peer.address == peer.address && entry.peer.incarnation == incarnation
+            });
             if !stays {
                 entry.end();
             }
@@ -454,6 +467,11 @@ impl Peers {
                 entry.keep(self.0.runtime.spawn(task).abort_handle());
             }
         }
+    }
+
+    /// Nodes that were members once: told so when they come back.
+    pub fn set_forgotten(&self, nodes: BTreeSet<NodeId>) {
+        *self.0.forgotten.write() = nodes;
     }
 
     /// The numbers of the peers, without this node.

@@ -32,6 +32,7 @@ use openraft::{ChangeMembers, Config, Raft, RaftNetworkFactory, ServerState, Sna
 use parking_lot::Mutex;
 
 use super::log_storage::{LogStorage, RaftLog};
+use super::reconcile::{self, Present, Step, Wanted};
 use super::snapshot::{Received, SnapshotHandle, SnapshotSink};
 use super::state_machine::{CheckpointState, Covered, Machine, StateMachine};
 use super::types::{
@@ -681,6 +682,56 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
             false => ChangeMembers::RemoveNodes(members),
         })
         .await
+    }
+
+    /// Ends a change of members whose leader did not live to end it.
+    ///
+    /// # Errors
+    /// As [`RaftGroup::add_learner`].
+    pub async fn flatten(&self) -> Result<LogId, GroupError> {
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new()))
+            .await
+    }
+
+    /// The members that are committed, if there is no later change that is not.
+    pub fn committed_membership(&self) -> Option<Membership> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = &metrics.committed_membership_config;
+        (committed.log_id() == metrics.membership_config.log_id())
+            .then(|| committed.membership().clone())
+    }
+
+    /// What a leader does next for the group to have the wanted members.
+    pub fn next_step(&self, wanted: &Wanted) -> Step {
+        let membership = self.membership();
+        let members = membership.nodes().map(|(member, ())| *member);
+        let lag = members.filter_map(|member| Some((member, self.lag(member)?)));
+        reconcile::next(
+            &Present {
+                me: self.config.member,
+                membership: &membership,
+                committed: self.committed_membership().is_some(),
+                lag: &lag.collect(),
+            },
+            wanted,
+        )
+    }
+
+    /// Does such a step; it is committed when this returns.
+    ///
+    /// # Errors
+    /// As [`RaftGroup::add_learner`].
+    pub async fn take_step(&self, step: Step) -> Result<(), GroupError> {
+        match step {
+            Step::Done | Step::Wait => return Ok(()),
+            Step::HandOver(to) => return self.transfer_leader(to).await,
+            Step::Flatten => self.flatten().await,
+            Step::Add(member) => self.add_learner(member).await,
+            Step::Promote(member) => self.promote(member).await,
+            Step::Remove(member) => self.remove(member).await,
+        }
+        .map(drop)
     }
 
     async fn change(&self, change: ChangeMembers<MemberId, ()>) -> Result<LogId, GroupError> {

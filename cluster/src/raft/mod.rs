@@ -8,7 +8,7 @@
 //! - [`checkpoint`]: the group's part of its checkpoint.
 //! - [`state_machine`]: what applies entries, and writes checkpoints.
 //! - [`group`]: one group of a node: who leads, proposals, members.
-//! - [`node`]: the groups of a node.
+//! - [`node`]: the groups of a node; [`reconcile`]: their way to the members that they are to have.
 //! - [`snapshot`]: what a member far behind is given.
 //! - [`rpc`]: the bytes of what members ask each other; [`network`]: how it gets there.
 
@@ -20,6 +20,7 @@ pub mod log_index;
 pub mod log_storage;
 pub mod network;
 pub mod node;
+pub mod reconcile;
 pub mod rpc;
 pub mod snapshot;
 pub mod state_machine;
