@@ -158,6 +158,10 @@ pub fn banner(request: &Request, node: &str) -> Option<String> {
         "enable_feature_flag" if first == "all" => "Enabling all feature flags ...".to_owned(),
         "enable_feature_flag" => format!("Enabling feature flag \"{first}\" ..."),
         "status" => format!("Status of node {node} ..."),
+        "await_online_nodes" => {
+            format!("Will wait for at least {first} nodes to join the cluster ...")
+        }
+        "forget_cluster_node" => format!("Removing node {first} from the cluster"),
         "cluster_status" => format!("Cluster status of node {node} ..."),
         "ping" => format!(
             "Will ping {node}. This only checks if the node process is running and answers. \

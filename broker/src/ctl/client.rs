@@ -107,6 +107,7 @@ fn execute(invocation: &Invocation, given: &str, console: &mut Console<'_>) -> R
     let socket = socket_path(invocation);
     let reply = match verb.name {
         "await_startup" => return await_startup(&socket, &request, invocation),
+        "await_online_nodes" => await_reached(&socket, &request, timeout(invocation, TIMEOUT)),
         _ => ask(&socket, &request, timeout(invocation, TIMEOUT)),
     };
     show(&request, reply, invocation, format, console)
@@ -319,6 +320,23 @@ fn await_startup(socket: &Path, request: &Request, invocation: &Invocation) -> R
             }
             _ => std::thread::sleep(STARTUP_POLL.min(left)),
         }
+    }
+}
+
+/// Asks again while the node says that it is not so yet, or is not there.
+fn await_reached(socket: &Path, request: &Request, limit: Duration) -> Result<Reply, NoReply> {
+    let until = Instant::now() + limit;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let reply = ask(socket, request, left.max(Duration::from_millis(1)));
+        let later = match &reply {
+            Ok(reply) => matches!(&reply.result, Answer::Error(f) if f.code == exit::TEMPORARY),
+            Err(_) => true,
+        };
+        if !later || left.is_zero() {
+            return reply;
+        }
+        std::thread::sleep(STARTUP_POLL.min(left));
     }
 }
 

@@ -95,6 +95,7 @@ const DEFINITIONS: &[Switch] = &[
     switch("skip-if-unchanged", None, Takes::Nothing),
 ];
 const STATUS: &[Switch] = &[switch("unit", None, Takes::Text)];
+const FORGET: &[Switch] = &[switch("offline", None, Takes::Nothing)];
 const STOP: &[Switch] = &[switch("idempotent", None, Takes::Nothing)];
 const SHUTDOWN: &[Switch] = &[
     switch("wait", None, Takes::Nothing),
@@ -139,6 +140,21 @@ pub const VERBS: &[Verb] = &[
         "[--timeout <timeout>]",
         (0, 0),
         "Displays the nodes of the cluster",
+    ),
+    verb(
+        "await_online_nodes",
+        "<count> [--timeout <timeout>]",
+        (1, 1),
+        "Waits for so many nodes of the cluster to be online",
+    ),
+    with(
+        verb(
+            "forget_cluster_node",
+            "[--offline] <existing_cluster_member_node>",
+            (1, 1),
+            "Removes a node from the cluster for good",
+        ),
+        FORGET,
     ),
     verb(
         "add_user",

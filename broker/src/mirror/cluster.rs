@@ -24,6 +24,7 @@ use leveret_topology::{Command, NodeDown, NodeUp};
 use parking_lot::Mutex;
 
 use super::lead::{Beginning, MirrorGroup, Surroundings};
+use super::membership::Membership;
 use super::message::{Down, Up};
 use super::proposals::{Carrier, Numbered, Proposals};
 use super::session::{Leader, Session, Transport};
@@ -45,7 +46,7 @@ const AWAY: Duration = Duration::from_secs(10);
 /// How long a command about a node that is down may take before it is proposed again.
 const AGAIN: Duration = Duration::from_secs(2);
 /// A node that cannot be heard for so long serves no publish: an answer need not wait for it.
-const FENCE: Duration = Duration::from_millis(1000);
+pub(super) const FENCE: Duration = Duration::from_millis(1000);
 /// A node without a majority for so long sends its clients away.
 pub const GRACE: Duration = Duration::from_millis(2000);
 
@@ -101,18 +102,20 @@ pub struct Mirror {
     /// Groups of each kind.
     kinds: u32,
     groups: Vec<Mirrored>,
-    metadata: OnceLock<Arc<NodeGroup>>,
+    pub(super) metadata: OnceLock<Arc<NodeGroup>>,
     proposals: Arc<Proposals>,
-    peers: OnceLock<Peers>,
+    pub(super) peers: OnceLock<Peers>,
+    /// Who comes and goes.
+    pub(super) membership: Membership,
     /// The term in which this node leads group 0 and takes commands; 0 otherwise.
-    leads_metadata: AtomicU64,
+    pub(super) leads_metadata: AtomicU64,
     applied: AtomicU64,
     /// When a majority of the nodes could be heard last.
     majority: Mutex<Instant>,
     stalled: AtomicBool,
     runtime: OnceLock<tokio::runtime::Handle>,
     /// The metadata here is what the cluster had when this process joined it.
-    ready: AtomicBool,
+    pub(super) ready: AtomicBool,
     /// A command of the metadata was refused while this node led group 0.
     refused: Arc<AtomicBool>,
 }
@@ -271,6 +274,7 @@ impl Mirror {
                 Arc::clone(&wires) as Arc<dyn Carrier>,
             )),
             peers: OnceLock::new(),
+            membership: Membership::default(),
             leads_metadata: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             majority: Mutex::new(Instant::now()),
@@ -305,6 +309,7 @@ impl Mirror {
         tokio::spawn(Arc::clone(self).follow_metadata_role());
         tokio::spawn(Arc::clone(self).follow_peers());
         tokio::spawn(Arc::clone(self).look());
+        tokio::spawn(Arc::clone(self).keep_members());
     }
 
     /// The metadata here is what the cluster had when this process joined it: groups may lead.
@@ -312,7 +317,7 @@ impl Mirror {
         self.ready.store(true, Ordering::Release);
     }
 
-    fn node(&self) -> Option<Arc<Node>> {
+    pub(super) fn node(&self) -> Option<Arc<Node>> {
         self.node.get()?.upgrade()
     }
 
@@ -592,7 +597,8 @@ impl Mirror {
 
     // ------------------------------------------------------------------ who leads
 
-    fn up_nodes(&self) -> BTreeSet<u64> {
+    /// The nodes that this one hears, itself among them.
+    pub fn up_nodes(&self) -> BTreeSet<u64> {
         let mut up = BTreeSet::from([self.id]);
         if let Some(peers) = self.peers.get() {
             let there = |node: &u64| {
@@ -734,7 +740,7 @@ impl Mirror {
     }
 
     /// Nobody waits for a node any more.
-    fn lost(&self, node: u64) {
+    pub(super) fn lost(&self, node: u64) {
         self.proposals.other_gone(node);
         let now_ms = self.now_ms();
         for mirrored in &self.groups {
@@ -811,6 +817,9 @@ impl Mirror {
             node: self.id,
             name: node.name().into(),
             incarnation: self.session.incarnation,
+            // As before.
+            disk: 0,
+            address: "".into(),
         });
         runtime.spawn(async move { node.propose_quietly(&up) });
     }
@@ -846,11 +855,8 @@ impl Mirror {
         let mut asked = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
-            let Some(peers) = self.peers.get() else {
-                continue;
-            };
-            let members = peers.nodes().len() + 1;
-            if self.up_nodes().len() * 2 > members {
+            let voters = self.voters();
+            if self.up_nodes().intersection(&voters).count() * 2 > voters.len() {
                 *self.majority.lock() = Instant::now();
                 self.release_lost(&mut away);
             }
@@ -882,8 +888,9 @@ impl Mirror {
     /// Hands one leadership to a node that has fewer, if this one has two more than it.
     async fn spread(&self) {
         // Who leads what is known from the groups' members that this node hears.
-        let up = self.up_nodes();
-        let mut count: BTreeMap<u64, usize> = up.iter().map(|node| (*node, 0)).collect();
+        let (up, voters) = (self.up_nodes(), self.voters());
+        let mut count: BTreeMap<u64, usize> =
+            up.intersection(&voters).map(|node| (*node, 0)).collect();
         let mut own = None;
         for mirrored in &self.groups {
             let Some(raft) = mirrored.raft.get() else {

@@ -51,6 +51,9 @@ impl MetadataMachine {
         if let Some(node) = self.node.upgrade() {
             node.replace_topology(self.index, topology);
             node.metadata_applied(self.index);
+            if let Some(mirror) = node.mirror() {
+                mirror.nodes_changed();
+            }
         }
         Ok(())
     }
@@ -89,6 +92,17 @@ impl Machine for MetadataMachine {
                     if let Some(mirror) = node.mirror() {
                         mirror.node_up(life);
                     }
+                }
+                if let Command::NodeRemoved(removed) = &numbered.command {
+                    self.sessions.forget_before(SessionId {
+                        node: removed.node,
+                        incarnation: u64::MAX,
+                    });
+                }
+                if numbered.command.is_about_nodes()
+                    && let Some(mirror) = node.mirror()
+                {
+                    mirror.nodes_changed();
                 }
             }
         }

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod lead;
 mod machines;
+pub mod membership;
 pub mod message;
 pub mod proposals;
 pub mod session;

@@ -1,12 +1,11 @@
 //! Starting a node of a cluster: its peers, its groups, and the wait until it may serve.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use leveret_cluster::founding::driver::{Founded, Founding, Host};
-use leveret_cluster::founding::message::{Joined, Joiner};
-use leveret_cluster::founding::{Founders, Member};
+use leveret_cluster::address_book;
+use leveret_cluster::founding::Founders;
+use leveret_cluster::founding::driver::{Founded, Founding};
 use leveret_cluster::identity::{Identity, Phase};
 use leveret_cluster::name::{NodeAddress, NodeName};
 use leveret_cluster::peers::{Handlers, Me, Peer, Peers, PeersConfig};
@@ -22,10 +21,11 @@ use leveret_topology::{Command, NodeUp};
 
 use super::cluster::{GROUPS_DEFAULT, Mirror, SessionService};
 use super::machines::{MetadataMachine, QueueMachine};
+use super::membership::{ClusterHost, Places};
 use crate::node::{Node, StartReport};
 
 /// Where nodes listen for each other if nothing is said: RabbitMQ's port for it.
-const PORT_DEFAULT: u16 = 25672;
+pub(super) const PORT_DEFAULT: u16 = 25672;
 /// How long a start waits between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -45,26 +45,6 @@ pub struct Services {
     pub raft: Arc<RaftService>,
     /// Of `session` connections.
     pub session: Arc<SessionService>,
-}
-
-/// What a node has that may become one of a cluster.
-struct Candidate {
-    /// There is a log of group 0 here.
-    initialised: bool,
-}
-
-impl Host for Candidate {
-    fn members(&self) -> Vec<Member> {
-        Vec::new()
-    }
-
-    fn initialised(&self) -> bool {
-        self.initialised
-    }
-
-    fn admit(&self, _: Joiner) -> BoxFuture<'static, Result<Joined, String>> {
-        Box::pin(async { Err("this cluster takes in no more nodes".to_owned()) })
-    }
 }
 
 /// Where the founders of the cluster listen for each other, by the configuration.
@@ -90,10 +70,13 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
     let (node, report, recovered) =
         Node::start_member(config, memory_bytes).map_err(|e| e.to_string())?;
     let name = NodeName::parse(node.name()).map_err(|e| e.to_string())?;
+    // A node that is not in the list joins those that are.
     let own = founders.iter().find(|address| address.name == name);
-    let own = own.cloned().ok_or_else(|| {
-        format!("cluster_formation.classic_config.nodes: {name}, this node, is not among them")
-    })?;
+    let own = own.cloned().unwrap_or_else(|| NodeAddress {
+        host: name.host().trim_matches(['[', ']']).to_owned(),
+        port: listen.as_ref().map_or(PORT_DEFAULT, |address| address.port),
+        name: name.clone(),
+    });
     let dir = node.config().node.data_dir.join("cluster");
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     disk.create_dir_all(&dir)
@@ -107,9 +90,12 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
         ));
     }
     let services = Services::default();
-    let host = Candidate {
+    let host = Arc::new(ClusterHost {
         initialised: recovered.has_raft(METADATA_GROUP),
-    };
+        disk: Arc::clone(&disk),
+        dir: dir.clone(),
+        mirror: OnceLock::new(),
+    });
     let names = Founders::new(founders.iter().map(|address| address.name.clone()));
     let boot = leveret_cluster::boot::next(&*disk, &dir, node.now_ms())
         .map_err(|e| format!("{}: {e}", dir.display()))?;
@@ -117,8 +103,8 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
         identity.clone(),
         names.clone(),
         Arc::clone(&disk),
-        dir,
-        Arc::new(host),
+        dir.clone(),
+        host.clone(),
     ));
     let me = |identity: &Identity| Me {
         cluster: identity.cluster,
@@ -145,45 +131,56 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
     peers.listen(listener);
     let founded = founding
         .found(&peers, &own, &founders, |why| {
-            tracing::info!("waiting for the cluster: {why:?}");
+            tracing::warn!("waiting for the cluster: {why}");
         })
         .await
         .map_err(|e| e.to_string())?;
     let (Founded::TakePart(identity) | Founded::Initialise(identity, _)) = founded;
     peers.set_me(me(&identity));
     // Founders are numbered from 1 in the order of their names.
-    let numbered: Vec<(u64, &NodeAddress)> = (1..)
-        .zip(names.names())
-        .filter_map(|(id, name)| Some((id, founders.iter().find(|a| a.name == *name)?)))
-        .collect();
+    let numbered = (1..).zip(names.names()).filter_map(|(node, name)| {
+        let address = founders.iter().find(|a| a.name == *name)?.clone();
+        Some(Peer {
+            node,
+            incarnation: None,
+            address,
+        })
+    });
+    let known = address_book::read(&*disk, &dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let known = known.unwrap_or_else(|| numbered.collect());
     let members = Members {
-        nodes: numbered.iter().map(|(id, _)| *id).collect(),
-        new: identity.node == 1,
+        nodes: known.iter().map(|peer| peer.node).collect(),
+        // Later everybody has a log, or learns it.
+        new: identity.node == 1 && identity.phase == Phase::Planned,
     };
     let mirror = Mirror::new(identity.node, boot, GROUPS_DEFAULT, node.bodies());
     node.set_mirror(Arc::clone(&mirror));
     let node = Arc::new(node);
     // Once, here.
     let _ = services.session.0.set(Arc::clone(&mirror));
+    let _ = host.mirror.set(Arc::clone(&mirror));
+    let places = Places {
+        disk,
+        dir,
+        configured: founders,
+        known: known.clone(),
+    };
+    mirror.membership.begin(places, identity.clone());
     start(&node, peers.clone(), &services, recovered, &members).await?;
-    peers.set_peers(numbered.iter().map(|(id, address)| Peer {
-        node: *id,
-        incarnation: None,
-        address: (*address).clone(),
-    }));
+    peers.set_peers(known);
     mirror.follow();
     tracing::info!(
         node = identity.node,
         "member of the cluster; waiting for the others"
     );
-    join_in(&node).await;
-    founding.mark_member().await.map_err(|e| e.to_string())?;
+    join_in(&node, &identity, &own).await?;
     let settling = Arc::clone(&node);
     let first = members.new;
     tokio::task::spawn_blocking(move || settling.settle_in_cluster(first))
         .await
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())?;
+    founding.mark_member().await.map_err(|e| e.to_string())?;
     Ok((node, report))
 }
 
@@ -249,18 +246,33 @@ fn config_of(node: &Node, group: leveret_cluster::GroupId, me: u64) -> GroupConf
 }
 
 /// Waits until the metadata is as the cluster has it, and says that this node is there. Ends when it may serve.
-pub async fn join_in(node: &Arc<Node>) {
+///
+/// # Errors
+/// The cluster does not want it: the text says why.
+pub async fn join_in(
+    node: &Arc<Node>,
+    identity: &Identity,
+    own: &NodeAddress,
+) -> Result<(), String> {
     let Some(mirror) = node.mirror().cloned() else {
-        return;
+        return Ok(());
     };
+    let up = Command::NodeUp(NodeUp {
+        node: mirror.id(),
+        name: node.name().into(),
+        incarnation: mirror.session_id().incarnation,
+        disk: identity.incarnation,
+        address: own.to_string().as_str().into(),
+    });
+    let refused = Arc::new(parking_lot::Mutex::new(None));
+    let told = Arc::clone(&refused);
+    // A command of this process that comes back was behind everything that was committed before.
+    mirror.proposals().propose(
+        &up,
+        Box::new(move |result| *told.lock() = result.err().map(|refusal| refusal.text)),
+    );
     let mut said_ms = 0;
     loop {
-        // A command of this process that comes back was behind everything that was committed before.
-        let up = Command::NodeUp(NodeUp {
-            node: mirror.id(),
-            name: node.name().into(),
-            incarnation: mirror.session_id().incarnation,
-        });
         let there = {
             let topology = node.topology();
             let known = topology.node(mirror.id());
@@ -269,8 +281,11 @@ pub async fn join_in(node: &Arc<Node>) {
         if there {
             break;
         }
-        if said_ms == 0 {
-            node.propose_quietly(&up);
+        if let Some(reason) = refused.lock().take() {
+            return Err(format!("the cluster refuses this node: {reason}"));
+        }
+        if mirror.was_forgotten() {
+            return Err(super::membership::FORGOTTEN.to_owned());
         }
         said_ms += LOOK.as_millis() as u64;
         if said_ms.is_multiple_of(5000) {
@@ -292,4 +307,5 @@ pub async fn join_in(node: &Arc<Node>) {
         }
         tokio::time::sleep(LOOK).await;
     }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! The words of refusals and their codes are rabbitmqctl's of RabbitMQ 3.10.8, oddities included: tools match on them.
 
 mod access;
+mod cluster;
 mod connections;
 mod definitions;
 mod listing;
@@ -103,7 +104,9 @@ pub fn handle(node: &Node, request: &Request) -> Result {
         "import_definitions" => definitions::import(node, request),
         "set_vm_memory_high_watermark" | "set_disk_free_limit" => node::set_limit(node, request),
         "status" => node::status(node),
-        "cluster_status" => node::cluster_status(node),
+        "cluster_status" => cluster::status(node),
+        "forget_cluster_node" => cluster::forget(node, request),
+        "await_online_nodes" => cluster::await_online_nodes(node, request),
         "list_feature_flags" => node::list_feature_flags(request),
         "enable_feature_flag" => node::enable_feature_flag(node, request),
         "ping" => Ok(Output::Message("Ping succeeded".to_owned()).into()),

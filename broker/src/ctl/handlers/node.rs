@@ -116,7 +116,7 @@ fn alarms(node: &Node) -> Vec<&'static str> {
     on
 }
 
-fn alarms_text(node: &Node) -> String {
+pub fn alarms_text(node: &Node) -> String {
     let on = alarms(node);
     if on.is_empty() {
         return "(none)\n".to_owned();
@@ -128,7 +128,7 @@ fn alarms_text(node: &Node) -> String {
     on.iter().map(line).collect()
 }
 
-fn alarms_value(node: &Node) -> Value {
+pub fn alarms_value(node: &Node) -> Value {
     let one = |resource: &&str| json!({"node": node.name(), "resource": resource});
     alarms(node).iter().map(one).collect()
 }
@@ -156,7 +156,7 @@ fn listeners(node: &Node) -> Vec<Listener> {
     node.listeners().into_iter().map(one).collect()
 }
 
-fn listeners_value(node: &Node) -> Value {
+pub fn listeners_value(node: &Node) -> Value {
     let one = |l: &Listener| {
         json!({"node": node.name(), "interface": l.interface, "port": l.port,
                "protocol": l.protocol, "purpose": l.purpose})
@@ -274,56 +274,19 @@ pub fn status(node: &Node) -> Result {
     Ok(Output::Report { text, value }.into())
 }
 
-pub fn cluster_status(node: &Node) -> Result {
-    let (name, cluster) = (node.name(), node.cluster_name());
-    let version = env!("CARGO_PKG_VERSION");
-    let mut text = String::new();
-    section(&mut text, "Basics", &format!("Cluster name: {cluster}\n"));
-    section(&mut text, "Disk Nodes", &format!("{name}\n"));
-    section(&mut text, "Running Nodes", &format!("{name}\n"));
-    section(
-        &mut text,
-        "Versions",
-        &format!("{name}: Leveret {version}\n"),
-    );
-    let maintenance = format!("Node: {name}, status: not under maintenance\n");
-    section(&mut text, "Maintenance status", &maintenance);
-    section(&mut text, "Alarms", &alarms_text(node));
-    section(&mut text, "Network Partitions", "(none)\n");
-    let lines: String = listeners(node)
-        .iter()
-        .map(|l| {
-            format!(
-                "Node: {name}, interface: {}, port: {}, protocol: {}, purpose: {}\n",
-                l.interface, l.port, l.protocol, l.purpose
-            )
-        })
-        .collect();
-    section(&mut text, "Listeners", &lines);
-    let flags = FEATURE_FLAGS
-        .iter()
-        .map(|(flag, _)| format!("Flag: {flag}, state: enabled\n"));
-    section(&mut text, "Feature flags", &flags.collect::<String>());
+/// Its listeners, one a line, as `cluster_status` shows them.
+pub fn listeners_text(node: &Node) -> Vec<String> {
+    let name = node.name();
+    let line = |l: &Listener| {
+        format!(
+            "Node: {name}, interface: {}, port: {}, protocol: {}, purpose: {}",
+            l.interface, l.port, l.protocol, l.purpose
+        )
+    };
+    listeners(node).iter().map(line).collect()
+}
 
-    let flags = FEATURE_FLAGS.iter().map(|(flag, about)| {
-        json!({"name": flag, "desc": about, "doc_url": "", "provided_by": "leveret",
-               "stability": "stable", "state": "enabled"})
-    });
-    let value = json!({
-        "cluster_name": cluster,
-        "disk_nodes": [name],
-        "ram_nodes": [],
-        "running_nodes": [name],
-        "partitions": {},
-        "alarms": alarms_value(node),
-        "maintenance_status": {name: "not under maintenance"},
-        "versions": {name: {
-            "rabbitmq_name": "Leveret",
-            "rabbitmq_version": version,
-            "erlang_version": "",
-        }},
-        "listeners": {name: listeners_value(node)},
-        "feature_flags": flags.collect::<Vec<_>>(),
-    });
-    Ok(Output::Report { text, value }.into())
+/// The feature flags: name and what each stands for.
+pub fn flags() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FEATURE_FLAGS.iter().copied()
 }

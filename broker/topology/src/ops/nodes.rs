@@ -76,7 +76,8 @@ impl Topology {
             disk: if up.disk == 0 { disk } else { up.disk },
             address,
             state,
-            maintenance: false,
+            // Until its process starts anew.
+            maintenance: known.is_some_and(|n| n.maintenance && n.incarnation == up.incarnation),
         };
         let mut outcome = Outcome::default();
         let known = self.nodes.get(&up.node);

@@ -1,0 +1,193 @@
+"""Nodes that join, leave, lose their disk and are replaced, while queues work."""
+
+import threading
+import time
+
+import pika
+import pytest
+from harness.cluster import ctl, name_of, status, wait_for_voters, wipe
+from test_nodes import DEADLINE_S, MIRRORED, PERSISTENT, bodies, connect, until
+
+
+class Load(threading.Thread):
+    """Publishes to queues through one node and takes half of what it publishes, until it is stopped."""
+
+    def __init__(self, node, queues):
+        super().__init__(daemon=True)
+        self.node, self.queues = node, queues
+        self.confirmed, self.taken = {queue: [] for queue in queues}, {queue: [] for queue in queues}
+        self.stopping, self.failure, self.rounds = threading.Event(), None, 0
+
+    def run(self):
+        try:
+            connection = connect(self.node)
+            channel = connection.channel()
+            channel.confirm_delivery()
+            for at, queue in enumerate(self.queues):
+                channel.queue_declare(queue, durable=at % 2 == 0, arguments=MIRRORED)
+            number = 0
+            while not self.stopping.is_set():
+                for queue in self.queues:
+                    body = b"%d " % number + b"x" * 200
+                    channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
+                    self.confirmed[queue].append(body)
+                    number += 1
+                    if number % 2 == 0:
+                        method, _, body = channel.basic_get(queue)
+                        if method:
+                            channel.basic_ack(method.delivery_tag)
+                            self.taken[queue].append(body)
+                self.rounds += 1
+            connection.close()
+        except BaseException as error:
+            self.failure = error
+
+    def at_work(self, rounds=5):
+        """Waits until it has done some more."""
+        wanted = self.rounds + rounds
+        until(lambda: self.rounds >= wanted or self.failure, "the load stands still")
+        assert self.failure is None, self.failure
+
+    def stop(self):
+        self.stopping.set()
+        self.join(DEADLINE_S)
+        assert self.failure is None and not self.is_alive(), self.failure
+
+    def check(self, node):
+        """Everything that was confirmed and not taken is there, once and in order."""
+        connection = connect(node)
+        channel = connection.channel()
+        for queue in self.queues:
+            left = self.confirmed[queue][len(self.taken[queue]) :]
+            assert self.taken[queue] == self.confirmed[queue][: len(self.taken[queue])]
+            assert bodies(channel, queue, len(left)) == left
+            assert channel.basic_get(queue)[0] is None
+        connection.close()
+
+
+@pytest.fixture
+def load(cluster, name):
+    made = Load(cluster.nodes[0], [f"{name}-{at}" for at in range(16)])
+    made.start()
+    made.at_work()
+    yield made
+    made.stopping.set()
+    made.join(DEADLINE_S)
+
+
+def test_a_fourth_and_a_fifth_node_join_under_load(cluster, load):
+    for count in (4, 5):
+        cluster.add()
+        cluster.start()
+        ctl(cluster.nodes[0], "await_online_nodes", str(count), "--timeout", "60")
+        seen = wait_for_voters(cluster.nodes[-1], count)
+        assert sorted(seen["running_nodes"]) == sorted(map(name_of, cluster.nodes))
+        assert seen["membership"] == {name_of(node): "member" for node in cluster.nodes}
+        load.at_work()
+    load.stop()
+    # The two that joined and one more are the majority now, and have everything.
+    for node in cluster.nodes[:2]:
+        node.kill()
+    load.check(cluster.nodes[4])
+    # Whoever joined finds the others again after a full stop.
+    cluster.kill()
+    cluster.start()
+    wait_for_voters(cluster.nodes[3], 5)
+
+
+def test_a_node_that_was_forgotten_is_told_and_its_disk_never_comes_back(cluster, load):
+    one, _, three = cluster.nodes
+    text = ctl(one, "forget_cluster_node", name_of(one), code=69)
+    assert "cannot remove itself" in text
+    assert "no member" in ctl(one, "forget_cluster_node", "rabbit@nowhere", code=69)
+    assert "majority" in ctl(one, "forget_cluster_node", name_of(three), "--offline", code=69)
+    # While it runs: it stops by itself, and says why.
+    ctl(one, "forget_cluster_node", name_of(three))
+    assert name_of(three) not in status(one)["disk_nodes"]
+    until(lambda: three.look() is not None, "the node that was removed runs on")
+    assert "was removed from the cluster" in three.log()
+    assert three.wait() != 0
+    wait_for_voters(one, 2)
+    load.at_work()
+    # With the same data it is told again; with none it is a new node of the old name.
+    three.start(wait=False)
+    until(lambda: three.look() is not None, "the node that was removed runs again")
+    assert "was removed from the cluster" in three.log()
+    three.wait()
+    wipe(three)
+    three.start()
+    seen = wait_for_voters(one, 3)
+    ids = {member["node"]: member["id"] for member in seen["groups"][0]["members"]}
+    assert ids[name_of(three)] == 4
+    load.at_work()
+    load.stop()
+    load.check(three)
+
+
+def test_nothing_is_removed_without_a_majority(cluster):
+    one, two, three = cluster.nodes
+    two.kill()
+    three.kill()
+
+    def refusal():
+        return ctl(one, "forget_cluster_node", name_of(three), code=None)
+
+    until(lambda: "hears no majority" in refusal(), "the minority removes a node, or does not say why not")
+    text = refusal()
+    assert "1 of 3 nodes" in text and name_of(two) in text and name_of(three) in text
+    assert "hears no majority" in ctl(one, "cluster_status")
+    two.start(wait=False)
+    two.wait_serving()
+    # Two of three: the third may go. Then the second may not: nobody would be left but the first.
+    ctl(one, "forget_cluster_node", name_of(three))
+    wait_for_voters(one, 2)
+    two.kill()
+    time_limit = time.monotonic() + DEADLINE_S
+    while "hears no majority" not in ctl(one, "forget_cluster_node", name_of(two), code=69):
+        assert time.monotonic() < time_limit
+
+
+def test_a_wiped_disk_is_refused_until_the_node_is_forgotten(cluster, load):
+    one, two, three = cluster.nodes
+    three.kill()
+    wipe(three)
+    three.start(wait=False)
+    until(lambda: "forget_cluster_node" in three.log(), "the wiped node does not say what to do")
+    assert f"{name_of(three)} is a member already, with another disk" in three.log()
+    assert name_of(three) not in status(one)["running_nodes"]
+    ctl(two, "forget_cluster_node", name_of(three))
+    three.wait_serving()
+    wait_for_voters(one, 3)
+    load.at_work()
+    load.stop()
+    load.check(three)
+
+
+def test_all_nodes_are_replaced_one_after_another_and_have_everything(cluster, load):
+    for at, node in enumerate(cluster.nodes):
+        if at == 0:
+            # The load's own node: it goes on through another one.
+            load.stop()
+        helper = cluster.nodes[(at + 1) % 3]
+        node.kill()
+        wipe(node)
+        ctl(helper, "forget_cluster_node", name_of(node))
+        node.start()
+        wait_for_voters(helper, 3)
+    # Nothing of what was written first is on any of these disks but by what the groups sent each other.
+    cluster.kill()
+    cluster.start()
+    load.check(cluster.nodes[0])
+
+
+def test_a_node_alone_has_the_same_verbs(launch):
+    node = launch("alone").start()
+    seen = status(node)
+    assert seen["disk_nodes"] == seen["running_nodes"] and len(seen["disk_nodes"]) == 1
+    assert seen["groups"] == []
+    ctl(node, "await_online_nodes", "1")
+    assert "is alone" in ctl(node, "forget_cluster_node", "rabbit@other", code=69)
+    assert "1 of 2 nodes" in ctl(node, "await_online_nodes", "2", "--timeout", "1", code=75)
+    with pytest.raises(pika.exceptions.AMQPError):
+        pika.BlockingConnection(pika.URLParameters(node.url(user="nobody:nothing")))
+    node.close()
