@@ -40,18 +40,20 @@ use super::codec::{Malformed, Reader, put_vote, take_vote};
 use super::group;
 use super::rpc::{self, kind};
 use super::snapshot::{SnapshotChunks, SnapshotHandle, SnapshotSink};
-use super::types::{CommittedLeaderId, MemberId, SnapshotMeta, TokioTypes, Vote, node_of};
-use crate::GroupId;
+use super::types::{CommittedLeaderId, LogId, MemberId, SnapshotMeta, TokioTypes, Vote, node_of};
 use crate::peers::{Answer, Answers, Handler, Inbound, Link, Peers, RequestError};
 use crate::wire::frame::{Frame, Header};
 use crate::wire::hello::Purpose;
 use crate::wire::sender::Lane;
+use crate::{GroupId, METADATA_GROUP};
 
 type C = TokioTypes;
 type RpcError = RPCError<C>;
 type AppendResult = StreamAppendResult<C>;
 type SnapshotOf = Snapshot<CommittedLeaderId, MemberId, (), SnapshotHandle>;
 
+/// How long news of what is committed waits for entries to go with.
+const COMMIT_HOLD: Duration = Duration::from_millis(10);
 /// Appends of one stream without an answer.
 const WINDOW_REQUESTS: usize = 64;
 /// Their bytes; one more may go.
@@ -370,6 +372,8 @@ impl RaftNetworkV2<C> for Client {
                 link,
                 input: Some(input),
                 staged: None,
+                held: None,
+                sent: None,
                 window: VecDeque::new(),
                 window_bytes: 0,
                 progress: Instant::now(),
@@ -444,6 +448,10 @@ struct Pipeline<'c, S> {
     input: Option<S>,
     /// Taken from the input; its lane was full.
     staged: Option<AppendEntriesRequest<C>>,
+    /// Has only news of what is committed, and goes by then if nothing else does before.
+    held: Option<(AppendEntriesRequest<C>, Instant)>,
+    /// Id of the last entry that was sent; nothing before anything was.
+    sent: Option<Option<LogId>>,
     window: VecDeque<(Answer, usize)>,
     window_bytes: usize,
     /// When an answer last came, or something was sent with nothing in flight.
@@ -461,6 +469,12 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Pipeline<'_, S> {
                     Ok(()) => {}
                     Err(RequestError::Full) => self.staged = Some(request),
                     Err(error) => return failed(error),
+                }
+            }
+            if self.input.is_none() && self.staged.is_none() {
+                self.staged = self.held.take().map(|(request, _)| request);
+                if self.staged.is_some() {
+                    continue;
                 }
             }
             let full = self.window.len() >= WINDOW_REQUESTS || self.window_bytes >= WINDOW_BYTES;
@@ -483,14 +497,31 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Pipeline<'_, S> {
                     };
                 }
                 request = next_of(&mut self.input), if takes => match request {
-                    Some(request) => self.staged = Some(request),
+                    Some(request) => self.take(request),
                     None => self.input = None,
                 },
+                () = until(self.held.as_ref()), if takes && self.held.is_some() => {
+                    self.staged = self.held.take().map(|(request, _)| request);
+                }
                 () = self.link.sender().room(Lane::Bulk), if self.staged.is_some() => {}
                 () = tokio::time::sleep_until(self.progress + idle), if waits => {
                     return failed(RequestError::TimedOut);
                 }
             }
+        }
+    }
+
+    /// What is committed goes along with the next entries, if some come soon: a follower needs it for nothing but its own state. Of
+    /// the metadata all nodes have to know it at once. openraft counts an answer for everything that was asked before.
+    fn take(&mut self, request: AppendEntriesRequest<C>) {
+        let group = self.client.network.group;
+        let news = request.entries.is_empty() && self.sent == Some(request.prev_log_id);
+        if news && u32::from(group) != METADATA_GROUP {
+            let by = self.held.take().map(|(_, by)| by);
+            self.held = Some((request, by.unwrap_or_else(|| Instant::now() + COMMIT_HOLD)));
+        } else {
+            self.held = None;
+            self.staged = Some(request);
         }
     }
 
@@ -504,6 +535,8 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Pipeline<'_, S> {
         }
         self.window.push_back((answer, bytes));
         self.window_bytes += bytes;
+        let last = request.entries.last().map(|entry| entry.log_id);
+        self.sent = Some(last.or(request.prev_log_id));
         Ok(())
     }
 }
@@ -511,6 +544,13 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Pipeline<'_, S> {
 async fn front(window: &mut VecDeque<(Answer, usize)>) -> Result<Frame, RequestError> {
     match window.front_mut() {
         Some((answer, _)) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until<T>(held: Option<&(T, Instant)>) {
+    match held {
+        Some((_, by)) => tokio::time::sleep_until(*by).await,
         None => std::future::pending().await,
     }
 }
