@@ -35,6 +35,10 @@ pub const GROUPS_DEFAULT: u32 = 8;
 
 /// How often the state of things is looked at, whatever was told.
 const LOOK: Duration = Duration::from_millis(50);
+/// Members elect nobody else for so long after they have heard of their leader.
+const LEASE: Duration = Duration::from_millis(500);
+/// How long another node has to hear more nodes than this one before leaderships go to it.
+const REACH: Duration = Duration::from_millis(300);
 /// How often nodes are asked who leads what nobody seems to lead.
 const ASK: Duration = Duration::from_millis(250);
 /// How long the answers to an era's last proposals are awaited between two looks.
@@ -80,6 +84,10 @@ struct Away {
     told: BTreeMap<u64, Instant>,
     /// What their connections held has returned.
     released: BTreeSet<u64>,
+    /// The nodes that the others know to be heard here.
+    reach: BTreeSet<u64>,
+    /// A node that hears more, and since when.
+    better: Option<(u64, Instant)>,
 }
 
 /// One group of queues.
@@ -90,7 +98,14 @@ pub struct Mirrored {
     pub raft: OnceLock<Arc<NodeGroup>>,
     /// This node's session with its leader.
     pub session: Arc<Session>,
+    /// The connections over which the session claimed last.
+    via: Mutex<Via>,
+    /// Until then, in milliseconds since the start, nobody else leads if this node does.
+    sure_until_ms: AtomicU64,
 }
+
+/// The connection on which a leader spoke, and the one on which it is spoken to; each has a number of its own.
+type Via = (u64, u64);
 
 /// What a node of a cluster has besides what a node alone has.
 pub struct Mirror {
@@ -118,6 +133,10 @@ pub struct Mirror {
     pub(super) ready: AtomicBool,
     /// A command of the metadata was refused while this node led group 0.
     refused: Arc<AtomicBool>,
+    started: Instant,
+    /// Numbers of `session` connections, and the present ones to other nodes.
+    connections: AtomicU64,
+    outbound: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl std::fmt::Debug for Mirror {
@@ -221,6 +240,13 @@ impl Surroundings for Wires {
         }
     }
 
+    fn is_sure(&self, group: GroupId) -> bool {
+        let Some(mirror) = self.mirror() else {
+            return false;
+        };
+        mirror.mirrored(group).is_some_and(|m| mirror.is_sure(m))
+    }
+
     fn timer(&self, _: GroupId, _: u64) {
         if let Some(node) = self.mirror().and_then(|m| m.node()) {
             node.ring_timer();
@@ -255,6 +281,8 @@ impl Mirror {
                     Arc::clone(&wires) as Arc<dyn Surroundings>,
                 )),
                 raft: OnceLock::new(),
+                via: Mutex::default(),
+                sure_until_ms: AtomicU64::new(0),
                 session: Arc::new(Session::new(
                     session,
                     number,
@@ -282,6 +310,9 @@ impl Mirror {
             runtime: OnceLock::new(),
             ready: AtomicBool::new(false),
             refused: Arc::default(),
+            started: Instant::now(),
+            connections: AtomicU64::new(0),
+            outbound: Mutex::default(),
         });
         // Set once, here.
         let _ = wires.0.set(Arc::downgrade(&mirror));
@@ -459,7 +490,7 @@ impl Mirror {
     /// earlier one.
     fn ask_for_leaders(&self) {
         let ask = |group: GroupId| match self.own_leader(group) {
-            Some(own) => self.led_by(group, own),
+            Some(own) => self.led_by(group, own, 0),
             None => self.broadcast(kind::WHO_LEADS_IT, group, &[]),
         };
         if self.proposals.leader().is_none() {
@@ -487,8 +518,12 @@ impl Mirror {
 
     // ------------------------------------------------------------------ what others say
 
-    /// Takes a frame of a `session` connection.
-    fn take(&self, from: u64, incarnation: u64, frame: &Frame) -> Result<(), &'static str> {
+    /// Takes a frame of the `session` connection `on` of a node.
+    fn take(&self, from: SessionId, on: u64, frame: &Frame) -> Result<(), &'static str> {
+        let SessionId {
+            node: from,
+            incarnation,
+        } = from;
         let group = GroupId::from(frame.header.group);
         let word = |at: usize| {
             let bytes = frame.body.get(at..at + 8).ok_or("a frame is too short")?;
@@ -534,7 +569,7 @@ impl Mirror {
                     term: word(0)?,
                     era: word(8)?,
                 };
-                self.led_by(group, leader);
+                self.led_by(group, leader, on);
             }
             kind::WHO_LEADS => {
                 let peers = self.peers.get();
@@ -555,9 +590,24 @@ impl Mirror {
         Ok(())
     }
 
+    /// Whether nobody else can lead a group that this node leads.
+    fn is_sure(&self, mirrored: &Mirrored) -> bool {
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        if now_ms < mirrored.sure_until_ms.load(Ordering::Relaxed) {
+            return true;
+        }
+        let age = mirrored.raft.get().and_then(|raft| raft.quorum_age());
+        let Some(left) = age.and_then(|age| LEASE.checked_sub(age)) else {
+            return false;
+        };
+        let until_ms = now_ms + left.as_millis() as u64;
+        mirrored.sure_until_ms.store(until_ms, Ordering::Relaxed);
+        now_ms < until_ms
+    }
+
     /// Somebody announces that he leads. An earlier leader's announcement may come late; the same one again means that something may
     /// have been lost.
-    fn led_by(&self, group: GroupId, leader: Leader) {
+    fn led_by(&self, group: GroupId, leader: Leader, on: u64) {
         let earlier = |known: Option<Leader>| {
             known.is_some_and(|l| (l.term, l.era) > (leader.term, leader.era))
         };
@@ -566,9 +616,16 @@ impl Mirror {
                 self.proposals.lead_by(None);
                 self.proposals.lead_by(Some(leader));
             }
-        } else if let Some(Mirrored { session, .. }) = self.mirrored(group)
+        } else if let Some(Mirrored { session, via, .. }) = self.mirrored(group)
             && !earlier(session.leader())
         {
+            let to = self.outbound.lock().get(&leader.node).copied();
+            let over = (on, to.unwrap_or(0));
+            if std::mem::replace(&mut *via.lock(), over) == over && session.leader() == Some(leader)
+            {
+                // It has claimed on these very connections.
+                return;
+            }
             session.lead_by(None);
             session.lead_by(Some(leader));
         }
@@ -669,7 +726,7 @@ impl Mirror {
         });
         tracing::info!(group = id, term, era = leader.era, "leading");
         self.announce(id, leader);
-        self.led_by(id, leader);
+        self.led_by(id, leader, 0);
     }
 
     async fn follow_metadata_role(self: Arc<Self>) {
@@ -689,7 +746,7 @@ impl Mirror {
                             era: 0,
                         };
                         self.announce(METADATA_GROUP, leader);
-                        self.led_by(METADATA_GROUP, leader);
+                        self.led_by(METADATA_GROUP, leader, 0);
                     }
                 }
                 Role::Stopped => return,
@@ -719,10 +776,6 @@ impl Mirror {
             match events.next().await {
                 PeerEvent::Up { node, .. } => {
                     tracing::info!(peer = node, "node is up");
-                    // What it held went back while it could not be heard, if it was so for a while: it claims it again.
-                    if let Some(link) = peers.link(node, Purpose::Session) {
-                        self.announce_all(&link);
-                    }
                     // It serves again: answers wait for it, as soon as it says how far it is.
                     self.proposals.other_applied(node, 0);
                 }
@@ -860,6 +913,10 @@ impl Mirror {
                 *self.majority.lock() = Instant::now();
                 self.release_lost(&mut away);
             }
+            for mirrored in &self.groups {
+                mirrored.group.retry();
+            }
+            self.tell_reach(&mut away);
             if asked.elapsed() >= ASK {
                 asked = Instant::now();
                 self.ask_for_leaders();
@@ -876,11 +933,72 @@ impl Mirror {
                 && self.refused.swap(false, Ordering::AcqRel)
             {
                 self.announce(METADATA_GROUP, leader);
-                self.led_by(METADATA_GROUP, leader);
+                self.led_by(METADATA_GROUP, leader, 0);
             }
             if spread.elapsed() >= SPREAD {
                 spread = Instant::now();
                 self.spread().await;
+            }
+        }
+    }
+
+    /// Tells the others whom this node hears, and leaves its leaderships to one that hears more, as it is with a cut between two nodes
+    /// that both reach the third: their clients could not use what the other of them leads.
+    fn tell_reach(self: &Arc<Self>, away: &mut Away) {
+        let Some(peers) = self.peers.get() else {
+            return;
+        };
+        let up = self.up_nodes();
+        if away.reach != up {
+            away.reach.clone_from(&up);
+            let words = up.iter().flat_map(|node| node.to_le_bytes());
+            peers.set_status(words.collect::<Vec<u8>>().into());
+        }
+        let better = if up.len() <= peers.nodes().len() {
+            up.iter().copied().find(|node| {
+                let theirs = self.reach(*node);
+                theirs.is_superset(&up) && theirs.len() > up.len()
+            })
+        } else {
+            None
+        };
+        let Some(better) = better else {
+            away.better = None;
+            return;
+        };
+        match away.better {
+            Some((node, since)) if node == better && since.elapsed() >= REACH => {
+                away.better = None;
+                tokio::spawn(Arc::clone(self).leave_to(better));
+            }
+            Some((node, _)) if node == better => {}
+            _ => away.better = Some((better, Instant::now())),
+        }
+    }
+
+    /// The nodes that another one said to hear.
+    fn reach(&self, node: u64) -> BTreeSet<u64> {
+        let status = self.peers.get().and_then(|peers| peers.status(node));
+        let blob = status.map(|status| status.blob).unwrap_or_default();
+        let words = blob.chunks_exact(8);
+        words
+            .filter_map(|word| word.try_into().ok().map(u64::from_le_bytes))
+            .collect()
+    }
+
+    async fn leave_to(self: Arc<Self>, node: u64) {
+        let rafts = self.groups.iter().filter_map(|m| m.raft.get());
+        for raft in self.metadata.get().into_iter().chain(rafts) {
+            let member = raft.membership().voter_ids().find(|m| node_of(*m) == node);
+            if let (Role::Leading { .. }, Some(to)) = (raft.role(), member) {
+                tracing::info!(
+                    group = raft.group(),
+                    to = node,
+                    "leaving it to a node that hears more nodes"
+                );
+                if let Err(error) = raft.transfer_leader(to).await {
+                    tracing::debug!(%error, "leadership stays");
+                }
             }
         }
     }
@@ -910,6 +1028,7 @@ impl Mirror {
             }
         }
         let mine = count.get(&self.id).copied().unwrap_or(0);
+        count.retain(|node, _| *node == self.id || self.reach(*node).is_superset(&up));
         let Some((fewest, least)) = count.iter().min_by_key(|(_, n)| **n) else {
             return;
         };
@@ -1060,11 +1179,15 @@ impl Handler for SessionService {
             // Who dials too early dials again.
             let Some(mirror) = mirror else { return };
             let node = inbound.peer().node;
-            let incarnation = inbound.peer().boot & ((1 << 48) - 1);
+            let session = SessionId {
+                node,
+                incarnation: inbound.peer().boot,
+            };
+            let on = mirror.connections.fetch_add(1, Ordering::Relaxed) + 1;
             loop {
                 match inbound.next().await {
                     Ok(Some(frame)) => {
-                        if let Err(error) = mirror.take(node, incarnation, &frame) {
+                        if let Err(error) = mirror.take(session, on, &frame) {
                             tracing::error!(peer = node, error, "a session connection is closed");
                             return;
                         }
@@ -1081,6 +1204,8 @@ impl Handler for SessionService {
 
     fn connected(&self, link: &Link) {
         let Some(mirror) = self.0.get() else { return };
+        let number = mirror.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        mirror.outbound.lock().insert(link.peer().node, number);
         mirror.announce_all(link);
         let index = mirror.applied().to_le_bytes();
         mirror.push_on(link, kind::APPLIED, METADATA_GROUP, index.to_vec(), None);

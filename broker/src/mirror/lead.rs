@@ -35,8 +35,8 @@ const PROPOSALS_MAX: usize = 4;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A record of relocated messages is written when it is this large.
 const RELOCATED_BYTES: usize = 256 << 10;
-/// How long a new leader waits for the sessions of nodes that are up.
-pub const CLAIMS_WAIT_MS: u64 = 500;
+/// How long a new leader waits for the sessions of nodes that are up; those that are silent for 1.5 s are not.
+pub const CLAIMS_WAIT_MS: u64 = 2000;
 
 /// What a group needs of its surroundings.
 pub trait Surroundings: Send + Sync {
@@ -48,6 +48,8 @@ pub trait Surroundings: Send + Sync {
     fn dead_letter(&self, group: GroupId, dead: DeadLetter);
     /// A queue is to be deleted if it is still unused.
     fn unused(&self, queue: QueueId);
+    /// Whether a majority follows this leader at this moment: nobody else can lead then.
+    fn is_sure(&self, group: GroupId) -> bool;
     /// The group's next timer has moved.
     fn timer(&self, group: GroupId, at_ms: u64);
 }
@@ -179,6 +181,8 @@ struct Leading {
     /// What is to be proposed next.
     batch: BatchBuilder,
     proposals: usize,
+    /// An entry of this era was applied: nobody else leads, or has led since the era began.
+    proven: bool,
     /// Nodes whose claims are awaited, until then.
     awaited: FxHashSet<u64>,
     until_ms: u64,
@@ -213,6 +217,8 @@ pub struct MirrorGroup {
     metadata: AtomicU64,
     /// A session waits for a queue.
     waits: AtomicBool,
+    /// Deliveries wait until a majority is heard.
+    unsure: AtomicBool,
 }
 
 impl std::fmt::Debug for MirrorGroup {
@@ -343,6 +349,7 @@ impl MirrorGroup {
             in_flight: AtomicU64::new(0),
             metadata: AtomicU64::new(0),
             waits: AtomicBool::new(false),
+            unsure: AtomicBool::new(false),
         }
     }
 
@@ -429,6 +436,13 @@ impl MirrorGroup {
         }
     }
 
+    /// Looks again whether what waits for a majority may go.
+    pub fn retry(&self) {
+        if self.unsure.swap(false, Ordering::AcqRel) {
+            self.pump();
+        }
+    }
+
     /// Does what left the lock, in order: whoever comes while somebody else is at it leaves his to him.
     fn pump(&self) {
         loop {
@@ -438,6 +452,17 @@ impl MirrorGroup {
             loop {
                 let next = {
                     let mut out = self.out.lock();
+                    let delivers = |done: &Done| {
+                        matches!(
+                            done,
+                            Done::Tell(_, _, Down::Deliver { .. } | Down::Got { .. })
+                        )
+                    };
+                    if out.front().is_some_and(delivers) && !self.surroundings.is_sure(self.id) {
+                        // Another may have given the same to somebody else. It goes when a majority is heard, or never.
+                        self.unsure.store(true, Ordering::Release);
+                        return;
+                    }
                     let next = out.pop_front();
                     if let Some(Done::Propose(..)) = next {
                         // Under the lock: who clears what is left knows what is not.
@@ -468,13 +493,13 @@ impl MirrorGroup {
 
     // ------------------------------------------------------------------ Raft
 
-    /// A committed entry. `location`: its record in this node's journal; `barrier`: see [`Replica::apply`].
+    /// A committed entry, by its term and index. `location`: its record in this node's journal; `barrier`: see [`Replica::apply`].
     ///
     /// # Errors
     /// The entry is malformed: the group cannot go on, here or anywhere.
     pub fn apply(
         &self,
-        index: u64,
+        (term, index): (u64, u64),
         payload: &Bytes,
         location: Location,
         barrier: Location,
@@ -484,6 +509,12 @@ impl MirrorGroup {
         let state = &mut *guard;
         let applied = state.replica.apply(payload, location, barrier)?;
         state.applied = index;
+        if state.leading.as_ref().is_some_and(|l| l.reign.term < term) {
+            // Somebody else led, and this node has not heard of it yet.
+            drop(guard);
+            self.step_down();
+            return Ok(());
+        }
         if let Some(leading) = state.leading.as_mut() {
             leading.machine.apply_batch(
                 &applied,
@@ -494,6 +525,11 @@ impl MirrorGroup {
             )?;
             leading.proposals = leading.proposals.saturating_sub(1);
             self.tell_committed(leading, &applied);
+            if !leading.proven && leading.reign.term == term {
+                leading.proven = true;
+                leading.until_ms = now_ms + CLAIMS_WAIT_MS;
+                self.go_if_ready(leading, &state.replica, now_ms);
+            }
             if applied.has_gap() {
                 // A batch before it was refused by Raft: everything that is not committed comes again, in order.
                 tracing::warn!(group = self.id, index, "a batch was lost; beginning anew");
@@ -565,15 +601,19 @@ impl MirrorGroup {
         let era = self.era.fetch_add(1, Ordering::AcqRel) + 1;
         let reign = Reign { term, era };
         self.term.store(term, Ordering::Release);
+        // Whoever needs to know that it leads proposes: Raft's role may be that of before a long stop.
+        let payload = batch.finish(Some(Arc::clone(&self.gauge)));
+        self.out.lock().push_back(Done::Propose(term, payload));
         state.leading = Some(Box::new(Leading {
             reign,
             machine,
             effects: Effects::default(),
             peers: FxHashMap::default(),
-            batch,
-            proposals: 0,
+            batch: BatchBuilder::default(),
+            proposals: 1,
+            proven: false,
             awaited: nodes.into_iter().collect(),
-            until_ms: now_ms + CLAIMS_WAIT_MS,
+            until_ms: u64::MAX,
             deferred: Vec::new(),
         }));
         self.finish(guard);
@@ -718,16 +758,26 @@ impl MirrorGroup {
     pub fn node_down(&self, node: u64, now_ms: u64) {
         let mut guard = self.state.lock();
         if let Some(leading) = guard.leading.as_mut() {
-            self.release_where(leading, now_ms, |session| session.node == node);
+            let released = self.release_where(leading, now_ms, |session| session.node == node);
+            for session in released {
+                // Once it is heard again it has to begin anew.
+                self.tell(leading, session, Down::NotLeading);
+            }
         }
         self.finish(guard);
     }
 
-    fn release_where(&self, leading: &mut Leading, now_ms: u64, over: impl Fn(&SessionId) -> bool) {
+    fn release_where(
+        &self,
+        leading: &mut Leading,
+        now_ms: u64,
+        over: impl Fn(&SessionId) -> bool,
+    ) -> Vec<SessionId> {
         let sessions: Vec<SessionId> = leading.peers.keys().copied().filter(over).collect();
-        for session in sessions {
-            self.release_all(leading, session, now_ms);
+        for session in &sessions {
+            self.release_all(leading, *session, now_ms);
         }
+        sessions
     }
 
     fn release_all(&self, leading: &mut Leading, session: SessionId, now_ms: u64) {
@@ -972,9 +1022,19 @@ impl MirrorGroup {
     }
 
     fn go_if_ready(&self, leading: &mut Leading, replica: &Replica, now_ms: u64) {
-        if !leading.machine.is_armed() || (!leading.awaited.is_empty() && now_ms < leading.until_ms)
-        {
+        if !leading.machine.is_armed() || !leading.proven {
             return;
+        }
+        if !leading.awaited.is_empty() {
+            if now_ms < leading.until_ms {
+                return;
+            }
+            let nodes = &leading.awaited;
+            tracing::warn!(
+                group = self.id,
+                ?nodes,
+                "goes without the claims of nodes that are up"
+            );
         }
         leading
             .machine

@@ -161,9 +161,10 @@ impl Machine for QueueMachine {
                 self.barrier = location;
             }
             let index = entry.log_id.index;
+            let at = (entry.log_id.leader_id.term, index);
             let applied = self
                 .group
-                .apply(index, &entry.data, location, self.barrier, now_ms);
+                .apply(at, &entry.data, location, self.barrier, now_ms);
             if let Err(error) = applied {
                 tracing::error!(group = self.group.id(), index, %error, "malformed entry in a group's log");
             }

@@ -739,6 +739,14 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
         done(self.raft.change_membership(change, false).await)
     }
 
+    /// How long ago this leader sent what a majority has answered since; `None`: it does not lead, or nobody has answered. Nobody else leads
+    /// as long as this is below the time after which members elect another.
+    pub fn quorum_age(&self) -> Option<Duration> {
+        let metrics = self.raft.data_metrics();
+        let acked = metrics.borrow_watched().last_quorum_acked;
+        acked.map(|acked| openraft::Instant::elapsed(&*acked))
+    }
+
     /// How far a member is behind the end of the log, in entries; only the leader knows.
     pub fn lag(&self, member: MemberId) -> Option<u64> {
         let metrics = self.raft.data_metrics();
