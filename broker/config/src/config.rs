@@ -481,6 +481,8 @@ pub struct ClusterConfig {
     pub listen: Option<ListenAddr>,
     /// A file with the secret that all nodes share.
     pub cookie_file: Option<PathBuf>,
+    /// TLS between nodes; none of it, or all.
+    pub tls: ClusterTls,
     /// Log that stays behind a checkpoint: what lies in the last so many bytes of the journal.
     pub log_keep_bytes: u64,
     /// What a node does that is cut off from the majority.
@@ -493,11 +495,23 @@ pub struct ClusterConfig {
     pub dns_hostname: Option<String>,
 }
 
+/// The PEM files of TLS between nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterTls {
+    /// Authorities that certificates of other nodes are checked against.
+    pub ca_file: Option<PathBuf>,
+    /// This node's certificate and its chain.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key.
+    pub key_file: Option<PathBuf>,
+}
+
 impl Default for ClusterConfig {
     fn default() -> Self {
         ClusterConfig {
             listen: None,
             cookie_file: None,
+            tls: ClusterTls::default(),
             log_keep_bytes: 128 << 20,
             partition_handling: PartitionHandling::default(),
             discovery: PeerDiscovery::default(),

@@ -14,6 +14,7 @@ use leveret_cluster::raft::network::{Network, NetworkConfig, RaftService};
 use leveret_cluster::raft::node::start_group;
 use leveret_cluster::raft::types::member_id;
 use leveret_cluster::wire::hello::Cookie;
+use leveret_cluster::wire::tls::{Tls, TlsFiles};
 use leveret_cluster::{METADATA_GROUP, Recovered};
 use leveret_config::Config;
 use leveret_storage::disk::{Disk, RealDisk};
@@ -54,6 +55,44 @@ pub struct Services {
 pub fn founders(config: &Config) -> Result<Vec<NodeAddress>, String> {
     let parse = |text: &String| NodeAddress::parse(text, PORT_DEFAULT).map_err(|e| e.to_string());
     config.cluster.nodes.iter().map(parse).collect()
+}
+
+/// TLS between nodes, if it is configured.
+fn tls_between_nodes(config: &Config) -> Result<Option<Arc<Tls>>, String> {
+    let tls = &config.cluster.tls;
+    match (&tls.ca_file, &tls.cert_file, &tls.key_file) {
+        (None, None, None) => Ok(None),
+        (Some(ca), Some(cert), Some(key)) => {
+            let files = TlsFiles {
+                ca: ca.clone(),
+                cert: cert.clone(),
+                key: key.clone(),
+            };
+            let tls = Tls::load(files).map_err(|e| e.to_string())?;
+            Ok(Some(Arc::new(tls)))
+        }
+        _ => {
+            Err("cluster.ssl_options: cacertfile, certfile and keyfile belong together".to_owned())
+        }
+    }
+}
+
+/// SIGHUP: new connections get the certificates that are in the files then.
+async fn reload_on_hangup(tls: Arc<Tls>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        let reading = Arc::clone(&tls);
+        match tokio::task::spawn_blocking(move || reading.reload()).await {
+            Ok(Ok(())) => tracing::info!("read the certificates between nodes again"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the certificates between nodes stay as they were")
+            }
+            Err(_) => return,
+        }
+    }
 }
 
 /// A node that is configured as one of a cluster: opens its store, finds its place, starts its groups, and waits until it may serve.
@@ -120,7 +159,12 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
         founding: founding.clone(),
         ..Handlers::default()
     };
-    let peers = Peers::new(PeersConfig::new(me(&identity), cookie), handlers);
+    let mut peers = PeersConfig::new(me(&identity), cookie);
+    peers.tls = tls_between_nodes(node.config())?;
+    if let Some(tls) = peers.tls.clone() {
+        tokio::spawn(reload_on_hangup(tls));
+    }
+    let peers = Peers::new(peers, handlers);
     let address = match listen {
         Some(address) => address.to_string(),
         None => format!("[::]:{}", own.port),

@@ -23,6 +23,24 @@ pub(super) const KEYS: &[KeySpec] = &[
         "Leveret's own: a file with the secret that all nodes share. A cluster needs one.",
     ),
     KeySpec::used(
+        "cluster.ssl_options.cacertfile",
+        "",
+        Kind::Existing(|c, path| c.cluster.tls.ca_file = Some(path)),
+        "Leveret's own: PEM file of the authorities that the other nodes' certificates are checked against. With this, `certfile` and `keyfile` nodes speak TLS 1.3 to each other, each with a certificate; all of them, or none.",
+    ),
+    KeySpec::used(
+        "cluster.ssl_options.certfile",
+        "",
+        Kind::Existing(|c, path| c.cluster.tls.cert_file = Some(path)),
+        "Leveret's own: PEM file of this node's certificate and its chain. It names the host that the others connect to, and is for both sides of a connection.",
+    ),
+    KeySpec::used(
+        "cluster.ssl_options.keyfile",
+        "",
+        Kind::Existing(|c, path| c.cluster.tls.key_file = Some(path)),
+        "Leveret's own: PEM file of this node's private key, not encrypted.",
+    ),
+    KeySpec::used(
         "cluster.log_keep_bytes",
         "128MiB",
         Kind::Bytes(0, 1 << 40, |c, n| c.cluster.log_keep_bytes = n),
