@@ -13,12 +13,13 @@ use bytes::Bytes;
 use common::*;
 use leveret_cluster::raft::checkpoint::Head;
 use leveret_cluster::raft::log_storage::{LogStorage, RaftLog};
+use leveret_cluster::raft::state_machine::StateMachine;
 use leveret_cluster::raft::types::{Body, Entry, LogId, Payload, TokioTypes, Vote, log_id};
 use leveret_cluster::{GroupId, LogStore, OpenError, RecoveredGroup, is_durable};
 use leveret_storage::disk::sim::{Fault, SimDisk};
 use leveret_storage::{Location, RecordKind};
-use openraft::rt::{AsyncRuntime, Oneshot};
-use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use openraft::rt::{AsyncRuntime, Oneshot, Watch};
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftStateMachine};
 use openraft_rt_tokio::TokioRuntime;
 
 type Storage = LogStorage<TokioRuntime>;
@@ -531,4 +532,62 @@ fn a_transient_group_is_answered_when_it_is_written() {
         assert!(matches!(told.try_recv(), Ok(Ok(()))));
     }
     assert!(run.disk.operations() > before);
+}
+
+/// What a walk of the journal comes past between two entries of the machine matters also where entries that are not for it lie between: a new
+/// leader's first entry is blank.
+#[test]
+fn an_entry_behind_a_blank_one_that_replaced_others_does_not_follow() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&sim(&disk), Path::new("n"), true);
+    let mut log = storage(&store, 256, RecoveredGroup::default());
+    let seen = Remember::default();
+    let entry = |term, index, data: Option<&[u8]>| Entry {
+        log_id: log_id(term, index),
+        body: data.map_or(Body::Blank, |data| Body::Normal(Payload::copied(data))),
+        location: Location::ZERO,
+    };
+    let lists = [
+        vec![entry(1, 0, Some(b"a")), entry(1, 1, Some(b"lost"))],
+        vec![
+            entry(2, 1, None),
+            entry(2, 2, Some(b"b")),
+            entry(2, 3, Some(b"c")),
+        ],
+    ];
+    for entries in lists {
+        let first = entries[0].log_id.index;
+        drive(&store, &disk, async {
+            if first > 0 {
+                let last = Some(log_id(1, first - 1));
+                log.truncate_after(last).await.expect("truncated");
+            }
+            let callback = IOFlushed::noop();
+            log.append(entries, callback).await.expect("appended");
+        })
+        .expect("no fault");
+    }
+    let (term, _) = <TokioRuntime as AsyncRuntime>::Watch::channel(None);
+    let machine = StateMachine::<TokioRuntime, Remember>::new(
+        seen.clone(),
+        0,
+        None,
+        Location::ZERO,
+        Arc::clone(&store),
+        Arc::clone(log.log()),
+        term,
+    );
+    let (mut machine, _) = drive(&store, &disk, machine)
+        .expect("no fault")
+        .expect("a new machine");
+    // One by one, as they may come.
+    for entry in log.log().entries(0, 4, u64::MAX).expect("there") {
+        let one = futures_util::stream::iter([Ok((entry, None))]);
+        drive(&store, &disk, machine.apply(one))
+            .expect("no fault")
+            .expect("applied");
+    }
+    assert_eq!(seen.data(), ["a", "b", "c"]);
+    let follows: Vec<bool> = seen.0.lock().places.iter().map(|(_, f)| *f).collect();
+    assert_eq!(follows, [false, false, true]);
 }

@@ -40,8 +40,8 @@ pub struct Committed {
     pub log_id: LogId,
     /// Where it is in this node's journal.
     pub location: Location,
-    /// A walk of the journal from the entry before comes to this one next. Otherwise something was truncated between them, and
-    /// no run may go on from there to here.
+    /// A walk of the journal from the entry that the machine was given before comes to this one with nothing between that is not in the
+    /// log. Otherwise something was truncated between them, and no run may go on from there to here.
     pub follows: bool,
     /// The payload of the record, which begins with the kind byte.
     pub data: Bytes,
@@ -188,6 +188,8 @@ pub struct StateMachine<R: AsyncRuntime, M> {
     member: MemberId,
     applied: Option<LogId>,
     membership: StoredMembership,
+    /// Something was truncated behind the last entry that the machine was given, before one that is not for it.
+    parted: bool,
     writer: Writer<R>,
     /// Tells the term of the last applied entry when it changes.
     term: Mutex<<R::Watch as Watch>::Sender<Option<LogId>>>,
@@ -259,6 +261,7 @@ impl<R: AsyncRuntime, M: Machine> StateMachine<R, M> {
             member,
             applied,
             membership,
+            parted: false,
             writer,
             term,
             started: false,
@@ -341,24 +344,23 @@ impl<R: AsyncRuntime, M: Machine> StateMachine<R, M> {
             .iter()
             .map(|entry| entry.log_id)
             .find(|id| Some(id.leader_id) != before);
-        let membership = &mut self.membership;
-        let mut entries =
-            batch
-                .drain(..)
-                .zip(follows)
-                .filter_map(|(entry, follows)| match entry.body {
-                    Body::Normal(payload) => Some(Committed {
-                        log_id: entry.log_id,
-                        location: entry.location,
-                        follows,
-                        data: payload.encoded().clone(),
-                    }),
-                    Body::Membership(new) => {
-                        *membership = StoredMembership::new(Some(entry.log_id), new);
-                        None
-                    }
-                    Body::Blank => None,
-                });
+        let (membership, parted) = (&mut self.membership, &mut self.parted);
+        let mut entries = batch.drain(..).zip(follows).filter_map(|(entry, follows)| {
+            *parted |= !follows;
+            match entry.body {
+                Body::Normal(payload) => Some(Committed {
+                    log_id: entry.log_id,
+                    location: entry.location,
+                    follows: !std::mem::take(parted),
+                    data: payload.encoded().clone(),
+                }),
+                Body::Membership(new) => {
+                    *membership = StoredMembership::new(Some(entry.log_id), new);
+                    None
+                }
+                Body::Blank => None,
+            }
+        });
         self.machine.get_mut().apply(&mut entries);
         // A machine that does not want all of them has them applied nevertheless.
         entries.for_each(drop);
