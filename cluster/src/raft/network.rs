@@ -52,6 +52,8 @@ type RpcError = RPCError<C>;
 type AppendResult = StreamAppendResult<C>;
 type SnapshotOf = Snapshot<CommittedLeaderId, MemberId, (), SnapshotHandle>;
 
+/// How long an append to a member waits that there is no connection to.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(100);
 /// How long news of what is committed waits for entries to go with.
 const COMMIT_HOLD: Duration = Duration::from_millis(10);
 /// Appends of one stream without an answer.
@@ -362,6 +364,10 @@ impl RaftNetworkV2<C> for Client {
                 let client = &*self;
                 let answers = input.then(move |request| client.append_one(request));
                 return Ok(answers.boxed());
+            }
+            if self.link(Purpose::Raft).is_err() {
+                // openraft would ask again at once, some twenty times before its own pause.
+                tokio::time::sleep(UNREACHABLE_PAUSE).await;
             }
             let link = self
                 .link(Purpose::Raft)
