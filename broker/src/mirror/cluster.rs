@@ -133,6 +133,8 @@ pub struct Mirror {
     pub(super) ready: AtomicBool,
     /// A command of the metadata was refused while this node led group 0.
     refused: Arc<AtomicBool>,
+    /// The groups are being ended.
+    stopping: AtomicBool,
     started: Instant,
     /// Numbers of `session` connections, and the present ones to other nodes.
     connections: AtomicU64,
@@ -310,6 +312,7 @@ impl Mirror {
             runtime: OnceLock::new(),
             ready: AtomicBool::new(false),
             refused: Arc::default(),
+            stopping: AtomicBool::new(false),
             started: Instant::now(),
             connections: AtomicU64::new(0),
             outbound: Mutex::default(),
@@ -693,7 +696,7 @@ impl Mirror {
                     }
                 }
                 Role::Leading { .. } => {}
-                Role::Stopped => return,
+                Role::Stopped => return self.ended(raft.group()),
                 _ if mirrored.group.leads() > 0 => {
                     mirrored.group.step_down();
                     if mirrored.session.leader().is_some_and(|l| l.node == self.id) {
@@ -706,6 +709,18 @@ impl Mirror {
             if let Ok(false) = tokio::time::timeout(patience, changed(&mut roles)).await {
                 return;
             }
+        }
+    }
+
+    /// A group's Raft has ended: in order, or because something could not be written. Then the node cannot go on, as with a journal
+    /// that has failed.
+    fn ended(&self, group: GroupId) {
+        if !self.stopping.load(Ordering::Acquire)
+            && let Some(node) = self.node()
+        {
+            node.stop().now(&format!(
+                "group {group} has ended: something of it could not be written"
+            ));
         }
     }
 
@@ -749,7 +764,7 @@ impl Mirror {
                         self.led_by(METADATA_GROUP, leader, 0);
                     }
                 }
-                Role::Stopped => return,
+                Role::Stopped => return self.ended(raft.group()),
                 _ => {
                     if self.leads_metadata.swap(0, Ordering::AcqRel) > 0
                         && self.proposals.leader().is_some_and(|l| l.node == self.id)
@@ -1129,6 +1144,7 @@ impl Mirror {
         while self.groups.iter().any(|m| m.group.leads() > 0) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.stopping.store(true, Ordering::Release);
         for raft in self.groups.iter().filter_map(|m| m.raft.get()) {
             raft.shutdown().await;
         }
