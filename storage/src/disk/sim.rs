@@ -286,6 +286,23 @@ impl SimDisk {
         state.life += 1;
     }
 
+    /// Ends the process that uses the disk, and no more: what it wrote can be read, and is as durable as it was. Faults that were to
+    /// come do not.
+    pub fn kill(&self) {
+        let mut state = self.state.lock();
+        state.faults.clear();
+        state.file_faults.clear();
+        state.locked.clear();
+        state.life += 1;
+    }
+
+    /// Faults that were to come do not.
+    pub fn calm(&self) {
+        let mut state = self.state.lock();
+        state.faults.clear();
+        state.file_faults.clear();
+    }
+
     /// Makes the `n`-th operation from now fail, counted from 1: the `n`-th write, sync, or (power cut) change of any kind.
     pub fn fail(&self, n: u64, fault: Fault) {
         let mut state = self.state.lock();
