@@ -16,6 +16,8 @@ use crate::net::Client;
 use crate::stats::procfs::{Broker, Memory, listener_of};
 use crate::uri::Uri;
 
+/// Nodes of a cluster.
+const NODES: u16 = 3;
 /// A start that takes longer has failed.
 const START_S: f64 = 300.0;
 /// A stop that takes longer is ended by SIGKILL.
@@ -30,6 +32,10 @@ enum Kind {
     Command(String),
     /// RabbitMQ by its start script.
     RabbitMq(String),
+    /// Three nodes of Leveret, by the program's path.
+    LeveretCluster(String),
+    /// Three nodes of RabbitMQ by its start script; whether queues are quorum queues, or mirrored by policy (ha-mode all).
+    RabbitMqCluster(String, bool),
     /// Somebody else's; never started, stopped or paused.
     Address,
 }
@@ -43,6 +49,10 @@ pub struct Candidate {
     port: u16,
     folder: PathBuf,
     child: Option<Child>,
+    /// The other nodes that were started.
+    others: Vec<Child>,
+    /// AMQP ports of the other nodes.
+    other_ports: Vec<u16>,
     broker: Broker,
     /// Port of the helper daemon that RabbitMQ leaves behind (epmd); one of its own, so that ending
     /// it hurts nobody else.
@@ -69,6 +79,19 @@ impl Candidate {
             let script = script.unwrap_or_else(|| RABBITMQ_SCRIPT.into());
             list.push(Candidate::new("RabbitMQ", Kind::RabbitMq(script), folder)?);
         }
+        if let Some(path) = flags.text("leveret-cluster")? {
+            let kind = Kind::LeveretCluster(path);
+            list.push(Candidate::new("Leveret, 3 nodes", kind, folder)?);
+        }
+        for (flag, name, quorum) in [
+            ("rabbitmq-mirrored", "RabbitMQ, ha-mode all", false),
+            ("rabbitmq-quorum", "RabbitMQ, quorum", true),
+        ] {
+            if flags.switch(flag) {
+                let kind = Kind::RabbitMqCluster(RABBITMQ_SCRIPT.into(), quorum);
+                list.push(Candidate::new(name, kind, folder)?);
+            }
+        }
         for pair in flags.all("command")? {
             let (name, command) = named(&pair)?;
             list.push(Candidate::new(
@@ -88,14 +111,22 @@ impl Candidate {
     }
 
     fn new(name: &str, kind: Kind, folder: &Path) -> Result<Candidate> {
-        let port = free_port()?;
+        let (port, other_ports) = match kind {
+            Kind::LeveretCluster(_) | Kind::RabbitMqCluster(..) => {
+                let first = free_ports_in_a_row()?;
+                (first, (1..NODES).map(|n| first + n).collect())
+            }
+            _ => (free_port()?, Vec::new()),
+        };
         Ok(Candidate {
             name: name.to_owned(),
             kind,
             uri: format!("amqp://guest:guest@127.0.0.1:{port}/%2F"),
             port,
-            folder: folder.join(name.replace(['/', ' '], "_")),
+            folder: folder.join(name.replace(['/', ' ', ','], "_")),
             child: None,
+            others: Vec::new(),
+            other_ports,
             broker: Broker::default(),
             helper_port: None,
         })
@@ -125,10 +156,17 @@ impl Candidate {
                 command.args(arguments);
                 Some(command)
             }
-            Kind::RabbitMq(script) => {
+            Kind::RabbitMq(script) | Kind::RabbitMqCluster(script, _) => {
                 let helper_port = free_port()?;
-                let command = self.rabbitmq(script, &data, helper_port)?;
+                let command = self.rabbitmq(script, &data, self.port, helper_port)?;
                 self.helper_port = Some(helper_port);
+                Some(command)
+            }
+            Kind::LeveretCluster(program) => {
+                let mut command = Command::new(program);
+                command.args(["local-cluster", "--nodes", &NODES.to_string()]);
+                command.arg("--dir").arg(&data);
+                command.args(["--base-port", &self.port.to_string()]);
                 Some(command)
             }
         };
@@ -137,13 +175,68 @@ impl Candidate {
             command.stdin(Stdio::null()).stdout(log).stderr(errors);
             self.child = Some(command.spawn().context(format!("starting {}", self.name))?);
         }
-        self.wait_until_open(begin)?;
+        self.wait_until_open(begin, self.port)?;
+        if let Kind::RabbitMqCluster(script, quorum) = &self.kind {
+            let (script, quorum) = (script.clone(), *quorum);
+            self.join_rabbitmqs(&script, &data, quorum, begin)?;
+        }
+        for port in self.other_ports.clone() {
+            self.wait_until_open(begin, port)?;
+        }
         let start_s = seconds(now_ns() - begin);
-        self.broker.pids = listener_of(self.port).into_iter().collect();
+        let ports = std::iter::once(&self.port).chain(&self.other_ports);
+        self.broker.pids = ports.filter_map(|port| listener_of(*port)).collect();
         Ok(start_s)
     }
 
-    fn rabbitmq(&self, script: &str, data: &Path, helper_port: u16) -> Result<Command> {
+    /// Starts the other nodes of a RabbitMQ cluster, and makes it one.
+    fn join_rabbitmqs(
+        &mut self,
+        script: &str,
+        data: &Path,
+        quorum: bool,
+        begin: u64,
+    ) -> Result<()> {
+        let helper_port = self.helper_port.unwrap_or_default();
+        for port in self.other_ports.clone() {
+            let log = File::create(self.folder.join(format!("output-{port}.log")))
+                .context("creating a log")?;
+            let errors = log.try_clone().context("dup")?;
+            let mut node = self.rabbitmq(script, data, port, helper_port)?;
+            node.stdin(Stdio::null()).stdout(log).stderr(errors);
+            self.others
+                .push(node.spawn().context("starting a node of RabbitMQ")?);
+            self.wait_until_open(begin, port)?;
+            let first = format!("bench{}@localhost", self.port);
+            for words in [&["stop_app"][..], &["join_cluster", &first], &["start_app"]] {
+                self.rabbitmqctl(script, data, (port, helper_port), words)?;
+            }
+        }
+        if !quorum {
+            let words = ["set_policy", "mirrored", ".*", r#"{"ha-mode":"all"}"#];
+            self.rabbitmqctl(script, data, (self.port, helper_port), &words)?;
+        }
+        Ok(())
+    }
+
+    fn rabbitmqctl(
+        &self,
+        script: &str,
+        data: &Path,
+        (port, helper_port): (u16, u16),
+        words: &[&str],
+    ) -> Result<()> {
+        let program = script.replace("rabbitmq-server", "rabbitmqctl");
+        let mut command = self.rabbitmq(&program, data, port, helper_port)?;
+        let done = command.args(words).output().context("rabbitmqctl")?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        Err(Error::Failed(format!("rabbitmqctl {words:?}: {said}")))
+    }
+
+    fn rabbitmq(&self, script: &str, data: &Path, port: u16, helper_port: u16) -> Result<Command> {
         let config = self.folder.join("rabbitmq.conf");
         fs::write(&config, "loopback_users.guest = true\n").context("writing rabbitmq.conf")?;
         let plugins = self.folder.join("enabled_plugins");
@@ -151,9 +244,9 @@ impl Candidate {
         let mut command = Command::new(script);
         command
             .env("HOME", &self.folder)
-            .env("RABBITMQ_NODENAME", format!("bench{}@localhost", self.port))
+            .env("RABBITMQ_NODENAME", format!("bench{port}@localhost"))
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_NODE_PORT", port.to_string())
             .env("RABBITMQ_DIST_PORT", free_port()?.to_string())
             .env("RABBITMQ_MNESIA_BASE", data)
             .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
@@ -164,8 +257,9 @@ impl Candidate {
         Ok(command)
     }
 
-    fn wait_until_open(&mut self, begin: u64) -> Result<()> {
-        let uri = Uri::parse(&self.uri)?;
+    fn wait_until_open(&mut self, begin: u64, port: u16) -> Result<()> {
+        let mut uri = Uri::parse(self.uri.split(',').next().unwrap_or_default())?;
+        uri.port = port;
         loop {
             let failure = match Client::open(&uri) {
                 Ok(client) => return client.close(),
@@ -205,6 +299,16 @@ impl Candidate {
             }
             thread::sleep(LOOK_AGAIN);
         }
+        for mut other in self.others.drain(..) {
+            while matches!(other.try_wait(), Ok(None)) {
+                if seconds(now_ns() - begin) > STOP_S {
+                    let _ = other.kill();
+                    let _ = other.wait();
+                    break;
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
+        }
         self.broker.pids.clear();
         if let Some(pid) = self.helper_port.take().and_then(listener_of) {
             send(pid, Signal::TERM);
@@ -226,9 +330,14 @@ impl Candidate {
         self.start().map(drop)
     }
 
-    /// Keeps it from using the CPU while others are measured.
+    /// Whether it is several nodes.
+    pub fn is_cluster(&self) -> bool {
+        !self.other_ports.is_empty()
+    }
+
+    /// Keeps it from using the CPU while others are measured. Not a cluster: its nodes would take each other for dead.
     pub fn pause(&self) {
-        if self.child.is_some() {
+        if self.child.is_some() && !self.is_cluster() {
             self.signal(Signal::STOP);
         }
     }
@@ -260,6 +369,24 @@ impl Candidate {
     /// Where clients reach it.
     pub fn uri(&self) -> String {
         self.uri.clone()
+    }
+
+    /// Where clients reach all of its nodes, with commas between.
+    pub fn uris(&self) -> String {
+        let others = self.other_ports.iter();
+        let others = others.map(|port| format!(",amqp://guest:guest@127.0.0.1:{port}/%2F"));
+        std::iter::once(self.uri.clone()).chain(others).collect()
+    }
+
+    /// Flags that a scenario gets besides its own.
+    pub fn flags(&self) -> Vec<String> {
+        match self.kind {
+            Kind::RabbitMqCluster(_, true) => {
+                vec!["--queue-arg".into(), "x-queue-type=quorum".into()]
+            }
+            Kind::LeveretCluster(_) => vec!["--queue-arg".into(), "x-ha-policy=all".into()],
+            _ => Vec::new(),
+        }
     }
 
     /// For `--broker-pid`.
@@ -295,6 +422,15 @@ impl Candidate {
         match &self.kind {
             Kind::Address => "running already; its settings are not known".into(),
             Kind::RabbitMq(_) => "Debian's package, default settings, no plugins".into(),
+            Kind::RabbitMqCluster(_, true) => {
+                "three nodes of Debian's package, default settings, x-queue-type=quorum; a confirm: written and synced by a majority".into()
+            }
+            Kind::RabbitMqCluster(_, false) => {
+                "three nodes of Debian's package, default settings, policy ha-mode=all; a confirm: accepted by all mirrors, persistent messages synced by them".into()
+            }
+            Kind::LeveretCluster(_) => {
+                "`local-cluster --nodes 3`; a confirm: synced by a majority if the queue is durable, else written by one".into()
+            }
             Kind::Command(template) => {
                 let words = Flags::from_line(template);
                 let rest = words.get(1..).unwrap_or_default().join(" ");
@@ -320,6 +456,16 @@ fn send(pid: u32, signal: Signal) {
 fn named(pair: &str) -> Result<(&str, &str)> {
     pair.split_once('=')
         .ok_or_else(|| Error::Usage(format!("{pair:?}: NAME=… is needed")))
+}
+
+/// The first of some ports in a row that nobody listens on, neither there nor 20,000 above, where nodes of Leveret reach each other.
+fn free_ports_in_a_row() -> Result<u16> {
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let start = std::process::id() as u16 % 1000;
+    (0..1000)
+        .map(|n| 21_000 + (start + n) % 1000 * NODES)
+        .find(|first| (0..NODES).all(|n| free(first + n) && free(first + n + 20_000)))
+        .ok_or_else(|| Error::Failed("no free ports".into()))
 }
 
 fn free_port() -> Result<u16> {

@@ -27,6 +27,9 @@ use scenario::{Scenario, Step};
 /// The scenarios without `--scenarios`.
 const SINGLE_NODE: &str = include_str!("../../scenarios/single-node.txt");
 
+/// The scenarios without `--scenarios` if there is a cluster among the brokers.
+const THREE_NODES: &str = include_str!("../../scenarios/three-nodes.txt");
+
 struct Compare {
     scenarios: Vec<Scenario>,
     rounds: usize,
@@ -62,6 +65,7 @@ pub fn compare(mut flags: Flags) -> Result<bool> {
         .context("temporary folder")?;
     let mut brokers = Candidate::take(&mut flags, folder.path())?;
     let text = match flags.text("scenarios")? {
+        None if brokers.iter().any(Candidate::is_cluster) => THREE_NODES.to_owned(),
         None => SINGLE_NODE.to_owned(),
         Some(path) => fs::read_to_string(&path).context(format!("reading {path}"))?,
     };
@@ -79,7 +83,7 @@ pub fn compare(mut flags: Flags) -> Result<bool> {
     flags.finish()?;
     if brokers.is_empty() {
         return Err(Error::Usage(
-            "compare needs --leveret, --rabbitmq, --command or --address".into(),
+            "compare needs --leveret, --rabbitmq, --leveret-cluster, --rabbitmq-mirrored, --rabbitmq-quorum, --command or --address".into(),
         ));
     }
     let outcome = compare.run(&mut brokers);
@@ -161,7 +165,13 @@ impl Compare {
                         words.extend(["--warmup".into(), self.warmup_s.to_string()]);
                     }
                 }
-                words.extend(["--uri".into(), broker.uri()]);
+                let uri = if scenario.spread {
+                    broker.uris()
+                } else {
+                    broker.uri()
+                };
+                words.extend(broker.flags());
+                words.extend(["--uri".into(), uri]);
                 words.extend(["--broker-pid".into(), broker.pids()]);
                 run_self(&words, &self.folder)
             }

@@ -12,6 +12,8 @@ pub struct Scenario {
     pub fresh: bool,
     /// First round only.
     pub once: bool,
+    /// Connections go round all nodes of a cluster.
+    pub spread: bool,
     /// What is done.
     pub step: Step,
 }
@@ -71,7 +73,7 @@ fn parse_line(line: &str) -> Option<Scenario> {
         words.retain(|w| w != mark);
         words.len() < before
     };
-    let (fresh, once) = (marked("@fresh"), marked("@once"));
+    let (fresh, once, spread) = (marked("@fresh"), marked("@once"), marked("@spread"));
     let step = match words.first()?.as_str() {
         "startup" => {
             let mut flags = Flags::new(words.drain(1..));
@@ -87,6 +89,7 @@ fn parse_line(line: &str) -> Option<Scenario> {
         name: name.trim().to_owned(),
         fresh,
         once,
+        spread,
         step,
     })
 }
@@ -94,7 +97,7 @@ fn parse_line(line: &str) -> Option<Scenario> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::SINGLE_NODE;
+    use crate::compare::{SINGLE_NODE, THREE_NODES};
     use crate::load::Plan;
     use crate::rpc::RpcPlan;
 
@@ -121,7 +124,8 @@ mod tests {
 
     #[test]
     fn the_built_in_lines_are_valid_plans() {
-        for scenario in parse(SINGLE_NODE, None).unwrap() {
+        let all = [SINGLE_NODE, THREE_NODES].concat();
+        for scenario in parse(&all, None).unwrap() {
             let words = scenario.words();
             let mut flags = Flags::new(words.iter().skip(1).cloned());
             match words.first().map(String::as_str) {
