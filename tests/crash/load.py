@@ -6,12 +6,11 @@ arrived: no library may hide a reconnect. A worker whose connection breaks conne
 
 import itertools
 import random
-import struct
 import threading
 import time
-import zlib
 
-from history import Ack, AckDurable, Begin, Confirm, Message, Receive, Refuse, Return, Send
+from harness.bodies import decode, encode
+from harness.history import Ack, AckDurable, Begin, Confirm, Message, Receive, Refuse, Return, Send
 from wire import Disconnected, Refused, Silence, Wire
 
 PERSISTENT = 2
@@ -43,20 +42,6 @@ class History:
                 self.owed += len(event.queues) if isinstance(event, Send) else 0
                 self.received += isinstance(event, Receive)
                 self.confirmed += isinstance(event, Confirm)
-
-
-def encode(message, size):
-    head = f"{message.producer} {message.number} ".encode()
-    filler = random.Random(message.number).randbytes(size)
-    body = head + filler
-    return body + struct.pack(">I", zlib.crc32(body))
-
-
-def decode(body):
-    """The message and whether its checksum holds."""
-    producer, number, _ = body.split(b" ", 2)
-    intact = zlib.crc32(body[:-4]) == struct.unpack(">I", body[-4:])[0]
-    return Message(producer.decode(), int(number)), intact
 
 
 class Worker(threading.Thread):

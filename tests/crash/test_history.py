@@ -1,7 +1,7 @@
 """The checker finds what faulty brokers do: one history for each kind of fault."""
 
 import pytest
-from history import Ack, AckDurable, Begin, Confirm, End, Message, Receive, Refuse, Return, Send, check
+from harness.history import Ack, AckDurable, Begin, Confirm, End, Message, Receive, Refuse, Return, Send, check
 
 KILL = End(killed=True)
 ONE, TWO, THREE = (Message("p", number) for number in (1, 2, 3))

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from harness.options import address, kind
-from history import End, check
+from harness.history import End, check
 from load import BACKLOG_MAX, Changer, Consumer, History, Publisher, Transactor
 from wire import Wire
 

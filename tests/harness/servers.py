@@ -49,10 +49,10 @@ def free_port():
     raise OSError("no free port")
 
 
-def serves(port, timeout=2.0):
+def serves(port, timeout=2.0, host="127.0.0.1"):
     """True if a broker at `port` answers the protocol header with a frame (connection.start)."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
+        with socket.create_connection((host, port), timeout=timeout) as sock:
             sock.settimeout(timeout)
             sock.sendall(PROTOCOL_HEADER)
             return sock.recv(1) == b"\x01"
@@ -123,6 +123,8 @@ def clock(seconds):
 class Server:
     """One broker on one port and one data folder; may be started again after it ended."""
 
+    host = "127.0.0.1"
+
     def __init__(self, data_dir, port=None, settings=None):
         self.data_dir = Path(data_dir)
         self.port = port or free_port()
@@ -165,7 +167,7 @@ class Server:
 
     def wait_serving(self, deadline_s=START_DEADLINE_S):
         deadline = time.monotonic() + deadline_s
-        while not serves(self.port):
+        while not serves(self.port, host=self.host):
             ended = self.process.poll()
             if ended is not None or time.monotonic() > deadline:
                 self.close_process()
@@ -266,7 +268,7 @@ class Server:
     # How to reach it.
 
     def url(self, vhost="%2F", user="guest:guest", scheme="amqp"):
-        return f"{scheme}://{user}@127.0.0.1:{self.port}/{vhost}"
+        return f"{scheme}://{user}@{self.host}:{self.port}/{vhost}"
 
     def pid(self):
         """The broker itself: of the process group, whose first may be a shell or strace, the largest process."""
@@ -287,7 +289,7 @@ class Leveret(Server):
         self.binary = str(binary)
 
     def command(self):
-        settings = {"listeners.tcp.test": f"127.0.0.1:{self.port}", **self.settings}
+        settings = {"listeners.tcp.test": f"{self.host}:{self.port}", **self.settings}
         sets = [f"--set={key}={value}" for key, value in settings.items()]
         return [self.binary, "server", "--data-dir", str(self.data_dir), *sets]
 
