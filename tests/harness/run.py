@@ -22,7 +22,7 @@ from harness.servers import Leveret, RabbitMQ, StartFailed
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "abuse")
+PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "partition", "abuse")
 PART_DEADLINE_S, PART_DEADLINE_LONG_S = 1500, 4 * 3600
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 # The heading of a failed test's output; it is there with --quiet too.
@@ -146,6 +146,10 @@ class Run:
     def cluster(self):
         return self.pytest("cluster", TESTS / "cluster", self.server_options())
 
+    def partition(self):
+        # Two clusters at once: pauses of a loaded machine say little.
+        return self.pytest("partition", TESTS / "partition", self.server_options(), workers=2)
+
     def abuse(self):
         return self.pytest("abuse", TESTS / "abuse", self.server_options())
 
@@ -157,12 +161,12 @@ class Run:
             options += ["--binary", self.binary()]
         return [*options, "--server", self.options.server]
 
-    def pytest(self, name, tests, options):
+    def pytest(self, name, tests, options, workers=None):
         results = self.folder / f"{name}.xml"
         code, _ = self.command(
             [
                 *(sys.executable, "-m", "pytest", tests, *options),
-                *("-p", "no:cacheprovider", "-q", "-n", str(self.options.workers)),
+                *("-p", "no:cacheprovider", "-q", "-n", str(workers or self.options.workers)),
                 *(f"--junitxml={results}", f"--basetemp={self.folder / name}"),
             ],
             cwd=tests,
