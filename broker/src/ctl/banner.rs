@@ -161,6 +161,13 @@ pub fn banner(request: &Request, node: &str) -> Option<String> {
         "await_online_nodes" => {
             format!("Will wait for at least {first} nodes to join the cluster ...")
         }
+        "join_cluster" => format!("Clustering node {node} with {first}"),
+        "drain" => format!(
+            "Will put node {node} into maintenance mode. The node will no longer serve any client traffic!"
+        ),
+        "revive" => {
+            format!("Will revive node {node} from maintenance and resume client traffic ...")
+        }
         "forget_cluster_node" => format!("Removing node {first} from the cluster"),
         "cluster_status" => format!("Cluster status of node {node} ..."),
         "ping" => format!(

@@ -147,6 +147,19 @@ pub const VERBS: &[Verb] = &[
         (1, 1),
         "Waits for so many nodes of the cluster to be online",
     ),
+    verb(
+        "join_cluster",
+        "<existing_cluster_member_node>",
+        (1, 1),
+        "Makes this node, which has nothing yet, a member of a cluster; it starts again",
+    ),
+    verb(
+        "drain",
+        "[--timeout <timeout>]",
+        (0, 0),
+        "Sends clients away and hands over what the node leads, so that it is safe to stop",
+    ),
+    verb("revive", "", (0, 0), "Lets a drained node serve again"),
     with(
         verb(
             "forget_cluster_node",

@@ -1024,6 +1024,7 @@ impl Mirror {
         let (up, voters) = (self.up_nodes(), self.voters());
         let mut count: BTreeMap<u64, usize> =
             up.intersection(&voters).map(|node| (*node, 0)).collect();
+        count.retain(|node, _| !self.is_drained_node(*node));
         let mut own = None;
         for mirrored in &self.groups {
             let Some(raft) = mirrored.raft.get() else {
@@ -1047,7 +1048,12 @@ impl Mirror {
         let Some((fewest, least)) = count.iter().min_by_key(|(_, n)| **n) else {
             return;
         };
+        // One at a time: who has the most, the first of them.
+        let most = count
+            .iter()
+            .max_by_key(|(node, n)| (**n, std::cmp::Reverse(**node)));
         if mine >= least + 2
+            && most.is_some_and(|(node, _)| *node == self.id)
             && let Some(raft) = own
         {
             let to = raft

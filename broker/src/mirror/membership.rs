@@ -90,6 +90,8 @@ pub struct Membership {
     busy: Mutex<BTreeSet<GroupId>>,
     proposed: Proposed,
     forgotten: AtomicBool,
+    /// This node is drained.
+    pub(super) drained: AtomicBool,
 }
 
 impl Membership {
@@ -221,7 +223,7 @@ impl Mirror {
     pub async fn keep_members(self: Arc<Self>) {
         let mut told: Option<Vec<Peer>> = None;
         let mut written: Option<Vec<Peer>> = None;
-        let mut asked = Instant::now();
+        let (mut asked, mut gave) = (Instant::now(), Instant::now());
         loop {
             let waited = tokio::time::timeout(LOOK, self.membership.changed.notified());
             let _ = waited.await;
@@ -233,6 +235,12 @@ impl Mirror {
             };
             if forgotten.contains(&self.id()) {
                 self.is_forgotten();
+            }
+            let drained = self.is_drained_node(self.id());
+            self.membership.drained.store(drained, Ordering::Release);
+            if drained && gave.elapsed() >= PAUSE {
+                gave = Instant::now();
+                self.give_away().await;
             }
             if told.as_ref() != Some(&peers) {
                 self.tell_peers(&peers, forgotten, told.as_deref().unwrap_or_default());

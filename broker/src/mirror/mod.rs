@@ -5,6 +5,8 @@
 //! differently.
 
 pub mod cluster;
+mod drain;
+pub mod join;
 pub mod lead;
 mod machines;
 pub mod membership;

@@ -16,13 +16,14 @@ use leveret_cluster::raft::types::member_id;
 use leveret_cluster::wire::hello::Cookie;
 use leveret_cluster::wire::tls::{Tls, TlsFiles};
 use leveret_cluster::{METADATA_GROUP, Recovered};
-use leveret_config::Config;
+use leveret_config::{Config, ListenAddr};
 use leveret_storage::disk::{Disk, RealDisk};
 use leveret_topology::{Command, NodeUp};
 
 use super::cluster::{GROUPS_DEFAULT, Mirror, SessionService};
 use super::machines::{MetadataMachine, QueueMachine};
 use super::membership::{ClusterHost, Places};
+use crate::ctl::CtlServer;
 use crate::node::{Node, StartReport};
 
 /// Where nodes listen for each other if nothing is said: RabbitMQ's port for it.
@@ -58,7 +59,7 @@ pub fn founders(config: &Config) -> Result<Vec<NodeAddress>, String> {
 }
 
 /// TLS between nodes, if it is configured.
-fn tls_between_nodes(config: &Config) -> Result<Option<Arc<Tls>>, String> {
+pub(super) fn tls_between_nodes(config: &Config) -> Result<Option<Arc<Tls>>, String> {
     let tls = &config.cluster.tls;
     match (&tls.ca_file, &tls.cert_file, &tls.key_file) {
         (None, None, None) => Ok(None),
@@ -108,124 +109,169 @@ pub async fn run(config: Config, memory_bytes: u64) -> Result<(Arc<Node>, StartR
     };
     let (node, report, recovered) =
         Node::start_member(config, memory_bytes).map_err(|e| e.to_string())?;
-    let name = NodeName::parse(node.name()).map_err(|e| e.to_string())?;
-    // A node that is not in the list joins those that are.
-    let own = founders.iter().find(|address| address.name == name);
-    let own = own.cloned().unwrap_or_else(|| NodeAddress {
-        host: name.host().trim_matches(['[', ']']).to_owned(),
-        port: listen.as_ref().map_or(PORT_DEFAULT, |address| address.port),
-        name: name.clone(),
-    });
-    let dir = node.config().node.data_dir.join("cluster");
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    disk.create_dir_all(&dir)
-        .map_err(|e| format!("{}: {e}", dir.display()))?;
-    let journal = node.store().journal().uuid();
-    let identity = Identity::open(&*disk, &dir, &name, journal).map_err(|e| e.to_string())?;
-    if identity.phase == Phase::Candidate && !report.fresh {
-        return Err(format!(
-            "{} has the data of a node that ran alone: they do not become a cluster's; start with an empty folder",
-            node.config().node.data_dir.display()
-        ));
-    }
-    let services = Services::default();
-    let host = Arc::new(ClusterHost {
-        initialised: recovered.has_raft(METADATA_GROUP),
-        disk: Arc::clone(&disk),
-        dir: dir.clone(),
-        mirror: OnceLock::new(),
-    });
-    let names = Founders::new(founders.iter().map(|address| address.name.clone()));
-    let boot = leveret_cluster::boot::next(&*disk, &dir, node.now_ms())
-        .map_err(|e| format!("{}: {e}", dir.display()))?;
-    let founding = Arc::new(Founding::new(
-        identity.clone(),
-        names.clone(),
-        Arc::clone(&disk),
-        dir.clone(),
-        host.clone(),
-    ));
-    let me = |identity: &Identity| Me {
-        cluster: identity.cluster,
-        node: identity.node,
-        incarnation: identity.incarnation,
-        boot,
-        name: identity.name.clone(),
-    };
-    let handlers = Handlers {
-        raft: services.raft.clone(),
-        session: services.session.clone(),
-        stream: services.raft.clone(),
-        founding: founding.clone(),
-        ..Handlers::default()
-    };
-    let mut peers = PeersConfig::new(me(&identity), cookie);
-    peers.tls = tls_between_nodes(node.config())?;
-    if let Some(tls) = peers.tls.clone() {
-        tokio::spawn(reload_on_hangup(tls));
-    }
-    let peers = Peers::new(peers, handlers);
-    let address = match listen {
-        Some(address) => address.to_string(),
-        None => format!("[::]:{}", own.port),
-    };
-    let listener = tokio::net::TcpListener::bind(&address)
-        .await
-        .map_err(|e| format!("cluster.listen {address}: {e}"))?;
-    peers.listen(listener);
-    let founded = founding
-        .found(&peers, &own, &founders, |why| {
-            tracing::warn!("waiting for the cluster: {why}");
-        })
-        .await
-        .map_err(|e| e.to_string())?;
-    let (Founded::TakePart(identity) | Founded::Initialise(identity, _)) = founded;
-    peers.set_me(me(&identity));
-    // Founders are numbered from 1 in the order of their names.
-    let numbered = (1..).zip(names.names()).filter_map(|(node, name)| {
-        let address = founders.iter().find(|a| a.name == *name)?.clone();
-        Some(Peer {
-            node,
-            incarnation: None,
-            address,
-        })
-    });
-    let known = address_book::read(&*disk, &dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let known = known.unwrap_or_else(|| numbered.collect());
-    let members = Members {
-        nodes: known.iter().map(|peer| peer.node).collect(),
-        // Later everybody has a log, or learns it.
-        new: identity.node == 1 && identity.phase == Phase::Planned,
-    };
-    let mirror = Mirror::new(identity.node, boot, GROUPS_DEFAULT, node.bodies());
-    node.set_mirror(Arc::clone(&mirror));
     let node = Arc::new(node);
-    // Once, here.
-    let _ = services.session.0.set(Arc::clone(&mirror));
-    let _ = host.mirror.set(Arc::clone(&mirror));
-    let places = Places {
-        disk,
-        dir,
-        configured: founders,
-        known: known.clone(),
+    node.set_waiting(Some("it looks for its cluster".to_owned()));
+    // Operators may ask why it does not serve, and stop it.
+    let ctl =
+        CtlServer::start(&node).map_err(|e| format!("cannot listen for control commands: {e}"))?;
+    let member = Member {
+        node: Arc::clone(&node),
+        fresh: report.fresh,
+        recovered,
+        founders,
+        listen,
+        cookie,
     };
-    mirror.membership.begin(places, identity.clone());
-    start(&node, peers.clone(), &services, recovered, &members).await?;
-    peers.set_peers(known);
-    mirror.follow();
-    tracing::info!(
-        node = identity.node,
-        "member of the cluster; waiting for the others"
-    );
-    join_in(&node, &identity, &own).await?;
-    let settling = Arc::clone(&node);
-    let first = members.new;
-    tokio::task::spawn_blocking(move || settling.settle_in_cluster(first))
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())?;
-    founding.mark_member().await.map_err(|e| e.to_string())?;
+    tokio::select! {
+        serves = member.take_part() => serves?,
+        () = ctl.stop_requested() => return Err("stopped while it waited for its cluster".to_owned()),
+        reason = node.stop().wait() => return Err(reason),
+    }
+    node.set_waiting(None);
     Ok((node, report))
+}
+
+/// What a start has before it knows its place.
+struct Member {
+    node: Arc<Node>,
+    fresh: bool,
+    recovered: Recovered,
+    founders: Vec<NodeAddress>,
+    listen: Option<ListenAddr>,
+    cookie: Cookie,
+}
+
+impl Member {
+    /// Finds its place, starts its groups, and waits until it may serve.
+    async fn take_part(self) -> Result<(), String> {
+        let Member {
+            node,
+            fresh,
+            recovered,
+            founders,
+            listen,
+            cookie,
+        } = self;
+        let name = NodeName::parse(node.name()).map_err(|e| e.to_string())?;
+        // A node that is not in the list joins those that are.
+        let own = founders.iter().find(|address| address.name == name);
+        let own = own.cloned().unwrap_or_else(|| NodeAddress {
+            host: name.host().trim_matches(['[', ']']).to_owned(),
+            port: listen.as_ref().map_or(PORT_DEFAULT, |address| address.port),
+            name: name.clone(),
+        });
+        let dir = node.config().node.data_dir.join("cluster");
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        disk.create_dir_all(&dir)
+            .map_err(|e| format!("{}: {e}", dir.display()))?;
+        let journal = node.store().journal().uuid();
+        let identity = Identity::open(&*disk, &dir, &name, journal).map_err(|e| e.to_string())?;
+        if identity.phase == Phase::Candidate && !fresh {
+            return Err(format!(
+                "{} has the data of a node that ran alone: they do not become a cluster's; start with an empty folder",
+                node.config().node.data_dir.display()
+            ));
+        }
+        let services = Services::default();
+        let host = Arc::new(ClusterHost {
+            initialised: recovered.has_raft(METADATA_GROUP),
+            disk: Arc::clone(&disk),
+            dir: dir.clone(),
+            mirror: OnceLock::new(),
+        });
+        let names = Founders::new(founders.iter().map(|address| address.name.clone()));
+        let boot = leveret_cluster::boot::next(&*disk, &dir, node.now_ms())
+            .map_err(|e| format!("{}: {e}", dir.display()))?;
+        let founding = Arc::new(Founding::new(
+            identity.clone(),
+            names.clone(),
+            Arc::clone(&disk),
+            dir.clone(),
+            host.clone(),
+        ));
+        let me = |identity: &Identity| Me {
+            cluster: identity.cluster,
+            node: identity.node,
+            incarnation: identity.incarnation,
+            boot,
+            name: identity.name.clone(),
+        };
+        let handlers = Handlers {
+            raft: services.raft.clone(),
+            session: services.session.clone(),
+            stream: services.raft.clone(),
+            founding: founding.clone(),
+            ..Handlers::default()
+        };
+        let mut peers = PeersConfig::new(me(&identity), cookie);
+        peers.tls = tls_between_nodes(node.config())?;
+        if let Some(tls) = peers.tls.clone() {
+            tokio::spawn(reload_on_hangup(tls));
+        }
+        let peers = Peers::new(peers, handlers);
+        let address = match listen {
+            Some(address) => address.to_string(),
+            None => format!("[::]:{}", own.port),
+        };
+        let listener = tokio::net::TcpListener::bind(&address)
+            .await
+            .map_err(|e| format!("cluster.listen {address}: {e}"))?;
+        peers.listen(listener);
+        let founded = founding
+            .found(&peers, &own, &founders, |why| {
+                tracing::warn!("waiting for the cluster: {why}");
+                node.set_waiting(Some(why.to_string()));
+            })
+            .await
+            .map_err(|e| e.to_string())?;
+        let (Founded::TakePart(identity) | Founded::Initialise(identity, _)) = founded;
+        peers.set_me(me(&identity));
+        // Founders are numbered from 1 in the order of their names.
+        let numbered = (1..).zip(names.names()).filter_map(|(node, name)| {
+            let address = founders.iter().find(|a| a.name == *name)?.clone();
+            Some(Peer {
+                node,
+                incarnation: None,
+                address,
+            })
+        });
+        let known =
+            address_book::read(&*disk, &dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let known = known.unwrap_or_else(|| numbered.collect());
+        let members = Members {
+            nodes: known.iter().map(|peer| peer.node).collect(),
+            // Later everybody has a log, or learns it.
+            new: identity.node == 1 && identity.phase == Phase::Planned,
+        };
+        let mirror = Mirror::new(identity.node, boot, GROUPS_DEFAULT, node.bodies());
+        node.set_mirror(Arc::clone(&mirror));
+        node.set_waiting(Some("it waits for a majority of the cluster".to_owned()));
+        // Once, here.
+        let _ = services.session.0.set(Arc::clone(&mirror));
+        let _ = host.mirror.set(Arc::clone(&mirror));
+        let places = Places {
+            disk,
+            dir,
+            configured: founders,
+            known: known.clone(),
+        };
+        mirror.membership.begin(places, identity.clone());
+        start(&node, peers.clone(), &services, recovered, &members).await?;
+        peers.set_peers(known);
+        mirror.follow();
+        tracing::info!(
+            node = identity.node,
+            "member of the cluster; waiting for the others"
+        );
+        join_in(&node, &identity, &own).await?;
+        let settling = Arc::clone(&node);
+        let first = members.new;
+        tokio::task::spawn_blocking(move || settling.settle_in_cluster(first))
+            .await
+            .map_err(|e| e.to_string())?
+            .map_err(|e| e.to_string())?;
+        founding.mark_member().await.map_err(|e| e.to_string())
+    }
 }
 
 /// Starts the groups, and everything that follows them.

@@ -19,7 +19,7 @@ mod store;
 mod transaction;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use leveret_cluster::{GroupId, LogStore};
@@ -65,6 +65,8 @@ pub struct Node {
     alarms: Alarms,
     /// What this node has to do with others, if there are any.
     mirror: OnceLock<Arc<Mirror>>,
+    /// Why it does not serve yet.
+    waiting: Mutex<Option<String>>,
     /// Addresses that are listened on, and whether with TLS.
     listeners: Mutex<Vec<(SocketAddr, bool)>>,
     /// Rung when a group's next timer is earlier than it was.
@@ -80,6 +82,7 @@ pub struct Node {
 pub struct Stop {
     reason: Mutex<Option<String>>,
     bell: Notify,
+    restart: AtomicBool,
 }
 
 impl Stop {
@@ -87,6 +90,16 @@ impl Stop {
     pub fn now(&self, reason: &str) {
         self.reason.lock().get_or_insert_with(|| reason.to_owned());
         self.bell.notify_one();
+    }
+
+    /// When the node has stopped, the process is to begin anew.
+    pub fn restart(&self) {
+        self.restart.store(true, Ordering::Release);
+    }
+
+    /// Whether it is.
+    pub fn is_restart(&self) -> bool {
+        self.restart.load(Ordering::Acquire)
     }
 
     /// Waits until the node must stop.
@@ -247,6 +260,16 @@ impl Node {
     /// What this node has to do with others; `None` on a node alone.
     pub fn mirror(&self) -> Option<&Arc<Mirror>> {
         self.mirror.get()
+    }
+
+    /// Why this node does not serve yet, while it looks for its place in a cluster.
+    pub fn waiting(&self) -> Option<String> {
+        self.waiting.lock().clone()
+    }
+
+    /// Says why this node does not serve yet; nothing when it does.
+    pub fn set_waiting(&self, why: Option<String>) {
+        *self.waiting.lock() = why;
     }
 
     /// This node is one of a cluster.

@@ -279,6 +279,7 @@ impl Node {
             connections: Connections::default(),
             alarms: Alarms::new(&config.resources, memory_bytes),
             mirror: OnceLock::new(),
+            waiting: Mutex::default(),
             listeners: Mutex::default(),
             timer: Notify::new(),
             stop,

@@ -39,6 +39,8 @@ pub fn run(config: Config) -> Result<ExitCode, String> {
         );
     }
     let started = std::time::Instant::now();
+    let mut config = config;
+    crate::mirror::join::apply(&mut config)?;
     let (node, report) = if config.cluster.nodes.is_empty() {
         let (node, report) = Node::start(config, memory_bytes).map_err(|e| e.to_string())?;
         (Arc::new(node), report)
@@ -70,9 +72,24 @@ pub fn run(config: Config) -> Result<ExitCode, String> {
         ms = started.elapsed().as_millis() as u64,
         "store is open"
     );
+    let again = Arc::clone(node.stop());
     let code = runtime.block_on(serve(node));
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if code.is_ok() && again.is_restart() {
+        return Err(format!("cannot begin anew: {}", begin_anew()));
+    }
     code
+}
+
+/// This program in place of this process, as it was called; answers why not.
+fn begin_anew() -> std::io::Error {
+    use std::os::unix::process::CommandExt;
+    match std::env::current_exe() {
+        Ok(program) => std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .exec(),
+        Err(error) => error,
+    }
 }
 
 /// Half of the cores, at least one. Connections that meet on one thread wake each other without a system call: on two
@@ -160,31 +177,37 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
 
 /// RabbitMQ's text when a node pauses in a minority.
 const MINORITY: &str = "broker forced connection closure with reason 'partition: this node hears no majority of the cluster'";
+/// The same when it is drained.
+const DRAINED: &str =
+    "broker forced connection closure with reason 'maintenance: this node is drained'";
 /// How often majorities are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Sends clients away while this node hears no majority of its cluster, and takes new ones when it does again
-/// (`cluster_partition_handling = pause_minority`). Ends with an error only.
+/// (`cluster_partition_handling = pause_minority`), or is drained. Ends with an error only.
 async fn keep_to_majority(node: &Arc<Node>, serving: &mut Option<Serving>) -> String {
     use leveret_config::PartitionHandling;
     let Some(mirror) = node.mirror() else {
         return std::future::pending().await;
     };
-    if node.config().cluster.partition_handling == PartitionHandling::Ignore {
-        return std::future::pending().await;
-    }
+    let stays = node.config().cluster.partition_handling == PartitionHandling::Ignore;
     loop {
         tokio::time::sleep(LOOK).await;
-        let cut_off = mirror.without_majority() >= crate::mirror::cluster::GRACE;
+        let cut_off = !stays && mirror.without_majority() >= crate::mirror::cluster::GRACE;
+        let closed = cut_off || mirror.is_drained();
         match serving.take() {
-            Some(open) if cut_off => {
-                tracing::warn!("no majority of the cluster: clients are sent away");
+            Some(open) if closed => {
+                let reason = match cut_off {
+                    true => MINORITY,
+                    false => DRAINED,
+                };
+                tracing::warn!("clients are sent away: {reason}");
                 open.stop().await;
-                node.connections().close_where(|_| true, MINORITY);
+                node.connections().close_where(|_| true, reason);
             }
-            None if !cut_off && mirror.is_led() => match Listeners::bind(node.config()).await {
+            None if !closed && mirror.is_led() => match Listeners::bind(node.config()).await {
                 Ok(listeners) => {
-                    tracing::info!("a majority of the cluster again: listening");
+                    tracing::info!("listening again");
                     *serving = Some(serve_listeners(listeners, node));
                 }
                 Err(error) => return error.to_string(),

@@ -11,13 +11,17 @@ use leveret_cluster::raft::types::{epoch_of, node_of};
 use leveret_topology::NodeState;
 use serde_json::{Map, Value, json};
 
-use super::{Result, arg, node as this_node};
+use super::{Handled, Result, arg, node as this_node};
 use crate::ctl::protocol::{Failure, Output, Request, exit};
 use crate::mirror::Mirror;
+use crate::mirror::join::{self, Prepared};
 use crate::node::Node;
 
 /// How long a node may take to leave all groups; the client waits longer.
 const FORGET: Duration = Duration::from_secs(120);
+
+/// How long clients may take to go, and groups to find other leaders.
+const DRAIN: Duration = Duration::from_secs(60);
 
 fn refused(reason: impl AsRef<str>) -> Failure {
     Failure::new(exit::UNAVAILABLE, reason)
@@ -37,6 +41,38 @@ pub fn forget(node: &Node, request: &Request) -> Result {
         ));
     }
     mirror(node)?.forget(name, FORGET).map_err(refused)?;
+    Ok(Output::Done.into())
+}
+
+/// `join_cluster NODE`: the process begins anew as a node of that cluster.
+pub fn join(node: &Node, request: &Request) -> Result {
+    match join::prepare(node, arg(request, 0)?).map_err(refused)? {
+        Prepared::AlreadyMember => {
+            Ok(Output::Message("The node is already a member of this cluster".to_owned()).into())
+        }
+        Prepared::Restart => {
+            node.stop().restart();
+            Ok(Handled {
+                stop: true,
+                ..Output::Done.into()
+            })
+        }
+    }
+}
+
+/// `drain`: the node may be stopped then.
+pub fn drain(node: &Node) -> Result {
+    mirror(node)?.drain(DRAIN).map_err(refused)?;
+    let text = format!(
+        "Node {} is drained: it serves no clients and leads nothing, and is safe to stop",
+        node.name()
+    );
+    Ok(Output::Message(text).into())
+}
+
+/// `revive`: it serves again.
+pub fn revive(node: &Node) -> Result {
+    mirror(node)?.revive().map_err(refused)?;
     Ok(Output::Done.into())
 }
 

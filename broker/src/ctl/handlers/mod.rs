@@ -50,6 +50,12 @@ type Result<T = Handled> = std::result::Result<T, Failure>;
 /// # Errors
 /// What the client shows, and its exit code.
 pub fn handle(node: &Node, request: &Request) -> Result {
+    if let Some(why) = node.waiting()
+        && !matches!(request.verb.as_str(), "stop" | "shutdown")
+    {
+        let text = format!("node {} does not serve yet: {why}", node.name());
+        return Err(Failure::new(exit::UNAVAILABLE, text));
+    }
     match request.verb.as_str() {
         "add_user" => users::add(node, request),
         "delete_user" => users::delete(node, request),
@@ -105,6 +111,9 @@ pub fn handle(node: &Node, request: &Request) -> Result {
         "set_vm_memory_high_watermark" | "set_disk_free_limit" => node::set_limit(node, request),
         "status" => node::status(node),
         "cluster_status" => cluster::status(node),
+        "join_cluster" => cluster::join(node, request),
+        "drain" => cluster::drain(node),
+        "revive" => cluster::revive(node),
         "forget_cluster_node" => cluster::forget(node, request),
         "await_online_nodes" => cluster::await_online_nodes(node, request),
         "list_feature_flags" => node::list_feature_flags(request),

@@ -194,11 +194,12 @@ pub fn status(node: &Node) -> Result {
     let connections = node.connections().len();
     let version = env!("CARGO_PKG_VERSION");
     let pid = std::process::id();
+    let maintenance = node.mirror().is_some_and(|mirror| mirror.is_drained());
     let (watermark, disk_limit) = (limits.memory_bytes(), limits.disk_bytes());
 
     let mut text = String::new();
     let runtime = format!(
-        "OS PID: {pid}\nOS: Linux\nUptime (seconds): {}\nIs under maintenance?: false\n\
+        "OS PID: {pid}\nOS: Linux\nUptime (seconds): {}\nIs under maintenance?: {maintenance}\n\
          Leveret version: {version}\nNode name: {}\n",
         node.uptime_s(),
         node.name()
@@ -245,7 +246,7 @@ pub fn status(node: &Node) -> Result {
         "pid": pid,
         "os": "Linux",
         "uptime": node.uptime_s(),
-        "is_under_maintenance": false,
+        "is_under_maintenance": maintenance,
         "product_name": "Leveret",
         "product_version": version,
         "rabbitmq_version": version,
