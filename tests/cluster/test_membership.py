@@ -1,12 +1,17 @@
 """Nodes that join, leave, lose their disk and are replaced, while queues work."""
 
+import re
 import threading
 import time
 
 import pika
 import pytest
-from harness.cluster import ctl, name_of, status, wait_for_voters, wipe
+from harness.cluster import Cluster, ctl, name_of, status, wait_for_voters, wipe
+from harness.options import kind
 from test_nodes import DEADLINE_S, MIRRORED, PERSISTENT, bodies, connect, until
+
+# Colours of the log.
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Load(threading.Thread):
@@ -155,6 +160,8 @@ def test_a_wiped_disk_is_refused_until_the_node_is_forgotten(cluster, load):
     until(lambda: "forget_cluster_node" in three.log(), "the wiped node does not say what to do")
     assert f"{name_of(three)} is a member already, with another disk" in three.log()
     assert name_of(three) not in status(one)["running_nodes"]
+    assert "does not serve yet" in ctl(three, "ping", code=69)
+    assert f"forget_cluster_node {name_of(three)}" in ctl(three, "cluster_status", code=69)
     ctl(two, "forget_cluster_node", name_of(three))
     three.wait_serving()
     wait_for_voters(one, 3)
@@ -178,6 +185,173 @@ def test_all_nodes_are_replaced_one_after_another_and_have_everything(cluster, l
     cluster.kill()
     cluster.start()
     load.check(cluster.nodes[0])
+
+
+@pytest.fixture
+def small_logs(pytestconfig, tmp_path):
+    """Three nodes that keep no log behind a checkpoint, and send snapshots slowly."""
+    if kind(pytestconfig) != "leveret" or pytestconfig.getoption("--broker"):
+        pytest.skip("a cluster is made of the leveret binary")
+    made = Cluster(
+        pytestconfig.getoption("--binary"),
+        tmp_path / "cluster",
+        **{
+            "cluster.log_keep_bytes": "0",
+            "journal.checkpoint_interval_ms": "300",
+            "cluster.catch_up_bytes_per_second": "1MiB",
+        },
+    )
+    try:
+        yield made.start()
+    finally:
+        for at, node in enumerate(made.nodes):
+            print(f"--- node {at + 1}")
+            print(node.log_path.read_text(errors="replace")[-3000:])
+        made.close()
+
+
+def fill(node, queue, numbers):
+    """Publishes 4 KiB messages, confirmed."""
+    connection = connect(node)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    channel.queue_declare(queue, durable=True, arguments=MIRRORED)
+    made = [b"%d " % number + b"x" * 4096 for number in numbers]
+    for body in made:
+        channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
+    connection.close()
+    return made
+
+
+def received(node):
+    """Snapshots with messages that a node received, in order: (messages in it, messages that came)."""
+    log = ANSI.sub("", node.log_path.read_text(errors="replace"))
+    found = re.findall(r"snapshot received group=(?:\d+) messages=(\d+) came=(\d+)", log)
+    return [(int(messages), int(came)) for messages, came in found if messages != "0"]
+
+
+def begun(node):
+    """Transfers of messages to a node of which something came."""
+    return node.log_path.read_text(errors="replace").count("messages of a snapshot come")
+
+
+def group_with(node, entries):
+    """The group of durable queues with the most entries, at least so many."""
+    found = max((g for g in status(node)["groups"] if g["kind"] == "durable"), key=lambda g: g["log_next"])
+    assert found["log_next"] > entries
+    return found
+
+
+def check_alone(cluster, node, queue, wanted):
+    """All others are drained, so this node leads, and what it serves is from its own disk."""
+    for other in cluster.nodes:
+        if other is not node:
+            ctl(other, "drain")
+    assert {group["leader"] for group in status(node)["groups"]} == {name_of(node)}
+    connection = connect(node)
+    assert bodies(connection.channel(), queue, len(wanted)) == wanted
+    connection.close()
+
+
+def test_a_transfer_goes_on_after_its_receiver_and_its_sender_were_killed(small_logs, name):
+    cluster = small_logs
+    sent = fill(cluster.nodes[0], name, range(1200))
+    four = cluster.add()
+    four.start(wait=False)
+    until(lambda: begun(four) == 1, "no transfer begins")
+    assert not received(four), "the transfer is over before it can be broken off"
+    four.kill()
+    four.start(wait=False)
+    until(lambda: begun(four) == 2, "no transfer begins again")
+    assert not received(four), "the transfer is over before it can be broken off"
+    sender = next(node for node in cluster.nodes if name_of(node) == group_with(cluster.nodes[0], 0)["leader"])
+    sender.kill()
+    sender.start()
+    four.wait_serving()
+    wait_for_voters(four, 4)
+    check_alone(cluster, four, name, sent)
+    # What had come before the sender died did not come again.
+    (messages, came) = received(four)[-1]
+    assert messages == len(sent) and came < messages, received(four)
+
+
+def test_a_mirror_that_was_away_for_long_keeps_what_it_has(small_logs, name):
+    cluster = small_logs
+    three = cluster.nodes[2]
+    sent = fill(cluster.nodes[0], name, range(300))
+    until(lambda: group_with(three, 0)["log_next"] == group_with(cluster.nodes[0], 0)["log_next"], "a node stays behind")
+    three.kill()
+    missed = group_with(cluster.nodes[0], 0)
+    sent += fill(cluster.nodes[1], name, range(300, 600))
+
+    def purged(node):
+        groups = {group["group"]: group for group in status(node)["groups"]}
+        return groups[missed["group"]]["log_first"] > missed["log_next"]
+
+    until(lambda: purged(cluster.nodes[0]) and purged(cluster.nodes[1]), "what was missed stays in the logs")
+    three.start()
+    until(lambda: received(three), "no snapshot comes")
+    assert received(three)[-1] == (600, 300)
+    check_alone(cluster, three, name, sent)
+
+
+def test_a_drained_node_leads_nothing_and_is_safe_to_stop(cluster, load):
+    one, two, three = cluster.nodes
+    client = connect(three)
+    assert "safe to stop" in ctl(three, "drain")
+    seen = status(one)
+    assert seen["maintenance_status"][name_of(three)] == "under maintenance"
+    assert name_of(three) not in {group["leader"] for group in seen["groups"]}
+    with pytest.raises(pika.exceptions.ConnectionClosedByBroker) as closed:
+        client.process_data_events(time_limit=DEADLINE_S)
+    assert closed.value.reply_code == 320
+    with pytest.raises(pika.exceptions.AMQPError):
+        connect(three)
+    load.at_work()
+    ctl(three, "revive")
+    three.wait_serving()
+    ctl(three, "drain")
+    assert three.stop() == 0
+    load.at_work()
+    # One of two that are left is needed for a majority.
+    until(lambda: name_of(three) not in status(one)["running_nodes"], "the stopped node counts as running")
+    assert name_of(three) in ctl(two, "drain", code=69)
+    three.start()
+    assert status(one)["maintenance_status"][name_of(three)] == "not under maintenance"
+
+    def spread():
+        leaders = [group["leader"] for group in status(one)["groups"] if group["kind"] != "metadata"]
+        counts = [leaders.count(name_of(node)) for node in cluster.nodes]
+        return max(counts) - min(counts) < 2
+
+    until(spread, "leaderships do not spread over a node that came back")
+    load.stop()
+    load.check(three)
+
+
+def test_a_node_alone_joins_when_it_is_told_to(cluster, load):
+    one = cluster.nodes[0]
+    member = f"{name_of(one)}:{cluster.ports[0]}"
+    four = cluster.add(alone=True)
+    four.start()
+    connection = connect(four)
+    connection.channel().queue_declare("own")
+    assert "queues" in ctl(four, "join_cluster", member, code=69)
+    connection.channel().queue_delete("own")
+    connection.close()
+    assert ctl(four, "join_cluster", "node9@127.0.0.1:1", code=69)
+    ctl(four, "join_cluster", member)
+    until(lambda: name_of(four) in status(one)["running_nodes"], "the node does not join")
+    four.wait_serving()
+    wait_for_voters(one, 4)
+    assert "already a member" in ctl(four, "join_cluster", name_of(one))
+    load.at_work()
+    load.stop()
+    load.check(four)
+    # It is one of the cluster from now on, without a word in its configuration.
+    four.kill()
+    four.start()
+    assert name_of(four) in status(one)["running_nodes"]
 
 
 def test_a_node_alone_has_the_same_verbs(launch):

@@ -86,8 +86,8 @@ pub fn ask(socket: &Path, request: &Request, limit: Duration) -> Result<Reply, N
     }
     let reply: Reply =
         serde_json::from_slice(&reply).map_err(|e| NoReply::Garbled(e.to_string()))?;
-    if matches!(request.verb.as_str(), "stop" | "shutdown") && matches!(reply.result, Answer::Ok(_))
-    {
+    let ends = matches!(request.verb.as_str(), "stop" | "shutdown" | "join_cluster");
+    if ends && matches!(reply.result, Answer::Ok(_)) {
         // The node holds the connection until its process ends.
         reader.read_to_end(&mut Vec::new()).map_err(failed)?;
     }

@@ -44,7 +44,7 @@ const ASK: Duration = Duration::from_millis(250);
 /// How long the answers to an era's last proposals are awaited between two looks.
 const ANSWERS: Duration = Duration::from_millis(2);
 /// How often leaderships are compared.
-const SPREAD: Duration = Duration::from_secs(2);
+const SPREAD: Duration = Duration::from_secs(1);
 /// A node that cannot be heard for so long counts as down: the exclusive queues of its connections go.
 const AWAY: Duration = Duration::from_secs(10);
 /// How long a command about a node that is down may take before it is proposed again.

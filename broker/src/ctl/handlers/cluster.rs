@@ -133,6 +133,8 @@ struct OneGroup {
     kind: &'static str,
     leader: Option<u64>,
     term: u64,
+    /// Index of the first entry of the log here, and behind the last.
+    log: std::ops::Range<u64>,
     members: Vec<OneMember>,
 }
 
@@ -170,6 +172,9 @@ fn group(mirror: &Mirror, raft: &NodeGroup) -> OneGroup {
         },
         leader,
         term,
+        log: raft
+            .log()
+            .with_index(|index| index.first_index()..index.next_index()),
         members: members.collect(),
     }
 }
@@ -301,7 +306,7 @@ pub fn status(node: &Node) -> Result {
                    "lag": m.lag})
         });
         json!({"group": g.number, "kind": g.kind, "leader": g.leader.map(&name_of),
-               "term": g.term, "members": members.collect::<Vec<_>>()})
+               "term": g.term, "log_first": g.log.start, "log_next": g.log.end, "members": members.collect::<Vec<_>>()})
     });
     let value = json!({
         "cluster_name": cluster,
