@@ -485,6 +485,8 @@ pub struct ClusterConfig {
     pub tls: ClusterTls,
     /// Log that stays behind a checkpoint: what lies in the last so many bytes of the journal.
     pub log_keep_bytes: u64,
+    /// How fast snapshots are sent, all together, in bytes a second.
+    pub catch_up_bytes_per_second: u64,
     /// What a node does that is cut off from the majority.
     pub partition_handling: PartitionHandling,
     /// How the other nodes are found.
@@ -513,6 +515,7 @@ impl Default for ClusterConfig {
             cookie_file: None,
             tls: ClusterTls::default(),
             log_keep_bytes: 128 << 20,
+            catch_up_bytes_per_second: 100 << 20,
             partition_handling: PartitionHandling::default(),
             discovery: PeerDiscovery::default(),
             nodes: Vec::new(),

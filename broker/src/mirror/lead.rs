@@ -27,6 +27,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::message::{Attach, Claim, ConsumerKey, Down, Item, SessionId, SettleSeqs, Up};
 use super::session::Leader;
+use super::staging::Staging;
 use crate::node::BodyStore;
 
 /// Proposals under way at most; what comes meanwhile is gathered into the next.
@@ -219,6 +220,8 @@ pub struct MirrorGroup {
     waits: AtomicBool,
     /// Deliveries wait until a majority is heard.
     unsure: AtomicBool,
+    /// What came of snapshots that were not installed.
+    staging: Staging,
 }
 
 impl std::fmt::Debug for MirrorGroup {
@@ -350,6 +353,7 @@ impl MirrorGroup {
             metadata: AtomicU64::new(0),
             waits: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
+            staging: Staging::default(),
         }
     }
 
@@ -806,6 +810,12 @@ impl MirrorGroup {
                 crate::node::add_live(queue, out);
             }
         }
+        self.staging.live(out);
+    }
+
+    /// What came of snapshots that were not installed.
+    pub(super) fn staging(&self) -> &Staging {
+        &self.staging
     }
 
     /// Appends what lives in these segments again, at most about `bytes_max` bytes; the journal forgets nothing of it before the next

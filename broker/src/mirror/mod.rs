@@ -13,6 +13,7 @@ pub mod membership;
 pub mod message;
 pub mod proposals;
 pub mod session;
+mod staging;
 pub mod start;
 mod transfer;
 

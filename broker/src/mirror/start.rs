@@ -288,7 +288,11 @@ pub async fn start(
     let mirror = Arc::clone(node.mirror().ok_or("this node is alone")?);
     mirror.begin(node, peers.clone());
     let me = member_id(mirror.id(), 0);
-    let network = Network::new(peers, NetworkConfig::default());
+    let rate = NetworkConfig {
+        snapshot_bytes_per_second: node.config().cluster.catch_up_bytes_per_second,
+        ..NetworkConfig::default()
+    };
+    let network = Network::new(peers, rate);
     let metadata = start_group(
         config_of(node, METADATA_GROUP, me),
         Arc::clone(node.store()),

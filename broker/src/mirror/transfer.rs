@@ -2,7 +2,7 @@
 //!
 //! Chunks, each beginning with a kind byte: `1` and a piece of the replica's checkpoint (its locations mean nothing to the receiver),
 //! then `2` and an entry of relocated messages. The receiver writes these into its own journal as they come, and takes their
-//! places for those of the checkpoint.
+//! places for those of the checkpoint. What it has already it says before, and is not sent ([`staging`]).
 
 use std::any::Any;
 use std::io;
@@ -17,6 +17,7 @@ use leveret_queue::{EntryBuf, EntryBuilder, Location, QueueId, Replica, Run, Seq
 use leveret_storage::RecordKind;
 
 use super::lead::MirrorGroup;
+use super::staging;
 
 const REPLICA: u8 = 1;
 const MESSAGES: u8 = 2;
@@ -37,11 +38,23 @@ pub fn source(group: &Arc<MirrorGroup>) -> Arc<dyn SnapshotSource> {
 }
 
 impl SnapshotSource for Source {
-    fn open(&self, _have: &[u8]) -> io::Result<Box<dyn SnapshotChunks>> {
+    fn open(&self, have: &[u8]) -> io::Result<Box<dyn SnapshotChunks>> {
+        let have = staging::decode(have)?;
         let mut runs: Vec<(QueueId, Run)> = Vec::new();
-        for (id, state) in self.replica.queues() {
-            let levels = state.levels.iter();
-            runs.extend(levels.flat_map(|l| l.runs()).map(|run| (id, *run)));
+        for (id, _) in self.replica.queues() {
+            let known = have.get(&id).map(Vec::as_slice).unwrap_or_default();
+            for run in staging::runs(&self.replica, id) {
+                let missing = staging::without(run.first..run.end(), known);
+                // A walk from the run's begin comes past all of them.
+                runs.extend(missing.into_iter().map(|range| {
+                    let part = Run {
+                        first: range.start,
+                        count: (range.end - range.start) as u32,
+                        ..run
+                    };
+                    (id, part)
+                }));
+            }
         }
         // In the order of the files; taken from the end.
         runs.sort_unstable_by_key(|(_, run)| std::cmp::Reverse(run.location));
@@ -122,8 +135,8 @@ impl SnapshotChunks for Chunks {
 struct Sink {
     group: Arc<MirrorGroup>,
     state: BytesMut,
-    moved: Vec<(QueueId, Seq, Location)>,
-    last: Option<leveret_storage::Location>,
+    /// Messages that came.
+    came: usize,
 }
 
 /// Where another mirror's state is to be put.
@@ -131,19 +144,86 @@ pub fn sink(group: &Arc<MirrorGroup>) -> Box<dyn SnapshotSink> {
     Box::new(Sink {
         group: Arc::clone(group),
         state: BytesMut::new(),
-        moved: Vec::new(),
-        last: None,
+        came: 0,
     })
 }
 
+/// Where messages are.
+type Places = Vec<(QueueId, Seq, Location)>;
+
 struct Received {
     replica: Replica,
-    moved: Vec<(QueueId, Seq, Location)>,
+    moved: Places,
+    /// Keeps what the mirror had of it, until it is installed.
+    _own: Arc<Replica>,
+}
+
+/// Where the messages of `replica` are that are in `own`, and not in `known`.
+fn kept(
+    group: &MirrorGroup,
+    own: &Replica,
+    queue: QueueId,
+    missing: &[std::ops::Range<Seq>],
+    moved: &mut Places,
+) -> io::Result<()> {
+    for run in staging::runs(own, queue) {
+        for range in missing {
+            let (mut first, end) = (range.start.max(run.first), range.end.min(run.end()));
+            while first < end {
+                let mut read: Vec<Stored> = Vec::new();
+                let count = (end - first) as u32;
+                let store = group.store();
+                store
+                    .read(queue, first, count, run.location, READ_MAX, &mut read)
+                    .map_err(|e| io::Error::other(e.0))?;
+                let Some(last) = read.last() else { break };
+                first = last.seq + 1;
+                moved.extend(
+                    read.iter()
+                        .map(|stored| (queue, stored.seq, stored.location)),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Sink {
+    /// The replica, and the place of each of its messages in this node's journal.
+    fn places(&self, own: &Replica) -> io::Result<(Replica, Places)> {
+        let replica = Replica::decode(&self.state).map_err(io::Error::other)?;
+        let staging = self.group.staging();
+        let mut moved = Vec::new();
+        for (queue, _) in replica.queues() {
+            let mut missing = Vec::new();
+            for run in staging::runs(&replica, queue) {
+                let staged = staging.places(queue, run.first..run.end());
+                let known: Vec<_> = staged.iter().map(|(seq, _)| *seq..*seq + 1).collect();
+                missing.extend(staging::without(run.first..run.end(), &known));
+                moved.extend(staged.into_iter().map(|(seq, at)| (queue, seq, at)));
+            }
+            if !missing.is_empty() {
+                kept(&self.group, own, queue, &missing, &mut moved)?;
+            }
+        }
+        let wanted: u64 = replica.queues().map(|(_, q)| q.messages()).sum();
+        if wanted != moved.len() as u64 {
+            return Err(io::Error::other(format!(
+                "a snapshot of {wanted} messages came with {}",
+                moved.len()
+            )));
+        }
+        if let Some(last) = staging.last() {
+            let journal = self.group.store().journal();
+            journal.wait_durable(last).map_err(io::Error::other)?;
+        }
+        Ok((replica, moved))
+    }
 }
 
 impl SnapshotSink for Sink {
     fn have(&self) -> Bytes {
-        Bytes::new()
+        self.group.staging().have(&self.group.lend())
     }
 
     fn chunk(&mut self, chunk: Bytes) -> io::Result<()> {
@@ -181,11 +261,13 @@ impl SnapshotSink for Sink {
                         false,
                     )
                     .map_err(io::Error::other)?;
-                self.last = Some(at);
-                let location = Location(at.to_u64());
+                if self.came == 0 {
+                    tracing::info!(group = self.group.id(), "messages of a snapshot come");
+                }
+                self.came += places.len();
                 for (slot, seq) in places {
                     if let Some(queue) = table.get(usize::from(slot)) {
-                        self.moved.push((*queue, seq, location));
+                        self.group.staging().put(*queue, seq, at);
                     }
                 }
                 Ok(())
@@ -195,15 +277,22 @@ impl SnapshotSink for Sink {
     }
 
     fn finish(self: Box<Self>) -> io::Result<Box<dyn Any + Send>> {
-        let replica = Replica::decode(&self.state).map_err(io::Error::other)?;
-        if let Some(last) = self.last {
-            let journal = self.group.store().journal();
-            journal.wait_durable(last).map_err(io::Error::other)?;
+        let own = self.group.lend();
+        match self.places(&own) {
+            Ok((replica, moved)) => {
+                let (group, messages, came) = (self.group.id(), moved.len(), self.came);
+                tracing::info!(group, messages, came, "snapshot received");
+                Ok(Box::new(Received {
+                    replica,
+                    moved,
+                    _own: own,
+                }))
+            }
+            Err(error) => {
+                self.group.staging().distrust();
+                Err(error)
+            }
         }
-        Ok(Box::new(Received {
-            replica,
-            moved: self.moved,
-        }))
     }
 }
 
@@ -212,18 +301,16 @@ pub fn install(group: &MirrorGroup, received: Box<dyn Any + Send>) -> io::Result
     let Ok(received) = received.downcast::<Received>() else {
         return Err(io::Error::other("not a snapshot of queues"));
     };
-    let Received { mut replica, moved } = *received;
-    let wanted: u64 = replica.queues().map(|(_, q)| q.messages()).sum();
-    if wanted != moved.len() as u64 {
-        return Err(io::Error::other(format!(
-            "a snapshot of {wanted} messages came with {}",
-            moved.len()
-        )));
-    }
+    let Received {
+        mut replica,
+        moved,
+        _own,
+    } = *received;
     for (queue, seq, location) in moved {
         // Each record is its own barrier: nothing is known of what lies between two of them.
         replica.relocated(queue, seq, location, location);
     }
     group.replace(replica);
+    group.staging().clear();
     Ok(())
 }

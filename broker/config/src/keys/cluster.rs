@@ -41,6 +41,14 @@ pub(super) const KEYS: &[KeySpec] = &[
         "Leveret's own: PEM file of this node's private key, not encrypted.",
     ),
     KeySpec::used(
+        "cluster.catch_up_bytes_per_second",
+        "100MiB",
+        Kind::Bytes(1 << 16, 1 << 40, |c, n| {
+            c.cluster.catch_up_bytes_per_second = n
+        }),
+        "Leveret's own: how fast this node sends the messages that nodes lack which are new or were away for long, to all of them together.",
+    ),
+    KeySpec::used(
         "cluster.log_keep_bytes",
         "128MiB",
         Kind::Bytes(0, 1 << 40, |c, n| c.cluster.log_keep_bytes = n),
