@@ -11,6 +11,7 @@ use bytes::Bytes;
 use common::network::Router;
 use common::*;
 use leveret_cluster::raft::group::{GroupConfig, ProposeError, RaftGroup, Role, Timing};
+use leveret_cluster::raft::reconcile::{Step, Wanted};
 use leveret_cluster::raft::types::{MemberId, Payload, Term, member_id, node_of};
 use leveret_cluster::{GroupId, LogStore, Recovered};
 use leveret_storage::disk::sim::SimDisk;
@@ -507,6 +508,54 @@ async fn members_come_and_go() {
         .unwrap();
     let refused = follower.groups[0].0.remove(leader.member()).await;
     assert!(refused.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wanted_members_are_reached_whoever_leads_on_the_way() {
+    let mut cluster = Cluster::founded(&[DURABLE], Timing::default()).await;
+    cluster.propose(0, "a").await;
+    cluster.start(4, SimDisk::new()).await;
+    // The leader itself is to go.
+    let out = cluster.led(0).await.0.member();
+    let stay = (1..=4).map(|id| member_id(id, 0)).filter(|id| *id != out);
+    let wanted = Wanted {
+        voters: stay.collect(),
+        gone: BTreeSet::from([out]),
+    };
+    let mut steps = Vec::new();
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < PATIENCE, "not there after {steps:?}");
+        let (leader, _) = cluster.led(0).await;
+        match leader.next_step(&wanted) {
+            Step::Done => break,
+            Step::Wait => tokio::time::sleep(Duration::from_millis(2)).await,
+            step => {
+                // Whoever asks may be gone before it is done, and so may the leader: a change of voters stays half way.
+                let step_taken = leader.take_step(step);
+                let _ = tokio::time::timeout(Duration::from_millis(1), step_taken).await;
+                let mut others = wanted
+                    .voters
+                    .intersection(&leader.membership().voter_ids().collect())
+                    .copied()
+                    .collect::<Vec<_>>();
+                others.retain(|member| *member != leader.member());
+                if let Some(other) = others.get(steps.len() % others.len().max(1)) {
+                    let _ = leader.transfer_leader(*other).await;
+                }
+                steps.push(step);
+            }
+        }
+        let voters: BTreeSet<MemberId> = leader.membership().voter_ids().collect();
+        assert!(voters.len() >= 3, "{voters:?} after {steps:?}");
+    }
+    assert_eq!(steps[0], Step::Add(member_id(4, 0)));
+    let (leader, _) = cluster.led(0).await;
+    let members: BTreeSet<MemberId> = leader.membership().nodes().map(|(id, ())| *id).collect();
+    assert_eq!(members, wanted.voters);
+    cluster.kill(node_of(out)).await;
+    cluster.propose(0, "b").await;
+    assert_eq!(cluster.agreed(0, 2).await, ["a", "b"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
