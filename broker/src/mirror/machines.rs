@@ -53,6 +53,8 @@ impl MetadataMachine {
             node.metadata_applied(self.index);
             if let Some(mirror) = node.mirror() {
                 mirror.nodes_changed();
+                let last = self.sessions.last(mirror.session_id());
+                mirror.proposals().replaced(self.index, last);
             }
         }
         Ok(())

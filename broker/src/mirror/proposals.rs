@@ -191,6 +191,20 @@ impl Proposals {
         Self::tell(inner);
     }
 
+    /// The state here was replaced by another member's as of `index`, which has the numbers of this session up to `last`. What became
+    /// of those that were not applied here one by one is not known.
+    pub fn replaced(&self, index: u64, last: u64) {
+        let mut inner = self.inner.lock();
+        for under_way in &mut inner.under_way {
+            if under_way.number <= last && under_way.applied.is_none() {
+                let text = "the change was decided while this node was behind; what came of it is not known here";
+                let unknown = Refusal::new(ReplyCode::InternalError, text);
+                under_way.applied = Some((index, Err(unknown)));
+            }
+        }
+        Self::tell(inner);
+    }
+
     /// Another node has applied everything up to an index.
     pub fn other_applied(&self, node: u64, index: u64) {
         let mut inner = self.inner.lock();
@@ -251,6 +265,11 @@ impl Applied {
         self.sessions.retain(|session, _| {
             session.node != life.node || session.incarnation >= life.incarnation
         });
+    }
+
+    /// The last number that was applied of a session.
+    pub fn last(&self, session: SessionId) -> u64 {
+        self.sessions.get(&session).copied().unwrap_or(0)
     }
 
     /// Appends its bytes: `count u32`, then node, incarnation and number of each.
@@ -369,6 +388,17 @@ mod tests {
         let refused = Refusal::new(ReplyCode::NotFound, "no");
         proposals.applied(11, SESSION, 2, Err(refused));
         assert_eq!(*heard.lock(), [1, 2]);
+    }
+
+    #[test]
+    fn what_a_snapshot_brought_is_answered_and_holds_nothing_up() {
+        let heard = Heard::default();
+        let (proposals, _) = proposals(&heard, 3);
+        proposals.other_applied(2, 20);
+        proposals.replaced(20, 2);
+        assert_eq!(*heard.lock(), [1, 2]);
+        proposals.applied(20, SESSION, 3, Ok(Outcome::default()));
+        assert_eq!(*heard.lock(), [1, 2, 3]);
     }
 
     #[test]
