@@ -81,7 +81,8 @@ pub struct Confirmed {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Batch {
-    groups: Vec<GroupBatch>,
+    /// One for each group that the connection has used: a handful, in the order of their first use.
+    groups: Vec<(GroupId, GroupBatch)>,
     /// Groups with something in them.
     pub touched: Vec<GroupId>,
     /// What is to be confirmed once the batch is safe.
@@ -110,11 +111,8 @@ impl Batch {
     /// The part of a group.
     #[inline]
     pub fn group(&mut self, id: GroupId) -> &mut GroupBatch {
-        let at = id as usize;
-        if at >= self.groups.len() {
-            self.groups.resize_with(at + 1, GroupBatch::default);
-        }
-        let group = &mut self.groups[at];
+        let at = self.place(id);
+        let group = &mut self.groups[at].1;
         if group.entry.is_none() && group.settles.is_empty() && !self.touched.contains(&id) {
             self.touched.push(id);
         }
@@ -123,11 +121,17 @@ impl Batch {
 
     /// The part of a group that is being submitted.
     pub fn submitting(&mut self, id: GroupId) -> &mut GroupBatch {
-        let at = id as usize;
-        if at >= self.groups.len() {
-            self.groups.resize_with(at + 1, GroupBatch::default);
-        }
-        &mut self.groups[at]
+        let at = self.place(id);
+        &mut self.groups[at].1
+    }
+
+    #[inline]
+    fn place(&mut self, id: GroupId) -> usize {
+        let found = self.groups.iter().position(|(group, _)| *group == id);
+        found.unwrap_or_else(|| {
+            self.groups.push((id, GroupBatch::default()));
+            self.groups.len() - 1
+        })
     }
 
     /// Takes the emptied vectors of a submitted part back, for their room.
@@ -259,6 +263,17 @@ mod tests {
         batch.group(2).entry(&gauge);
         assert_eq!(batch.touched, [2, 1]);
         assert!(!batch.is_empty());
+    }
+
+    #[test]
+    fn only_groups_that_are_used_have_a_place() {
+        let gauge = MemoryGauge::default();
+        let mut batch = Batch::default();
+        for group in [767, 256, 767, 511] {
+            batch.group(group).entry(&gauge);
+        }
+        assert_eq!(batch.groups.len(), 3);
+        assert_eq!(batch.touched, [767, 256, 511]);
     }
 
     #[test]
