@@ -55,6 +55,33 @@ class Cluster:
             node.wait_serving()
         return self
 
+    def url(self):
+        """The addresses of all nodes, as tests/spec takes them."""
+        return ",".join(node.url() for node in self.nodes)
+
+    def ctl(self):
+        """The command line of the second node: what it shows and does is the whole cluster's."""
+        return self.nodes[1].ctl()
+
+    @property
+    def process(self):
+        """Of the nodes that were started, the first that has ended, or any."""
+        started = [node.process for node in self.nodes if node.process is not None]
+        return next((process for process in started if process.poll() is not None), (started or [None])[0])
+
+    @process.setter
+    def process(self, process):
+        for node in self.nodes:
+            node.process = process
+
+    def look(self):
+        """Notices the end of a node; returns its exit code, None while all run."""
+        codes = [node.look() for node in self.nodes]
+        return next((code for code in codes if code is not None), None)
+
+    def report(self, lines=100):
+        return "\n".join(node.report(lines) for node in self.nodes)
+
     def kill(self):
         for node in self.nodes:
             node.kill()

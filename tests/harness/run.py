@@ -17,12 +17,15 @@ import xml.etree.ElementTree as xml
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.cluster import Cluster
 from harness.servers import Leveret, RabbitMQ, StartFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "partition", "abuse")
+# Parts that start nothing of their own, and so can use a cluster that is shared.
+SHARED_PARTS = ("spec",)
 PART_DEADLINE_S, PART_DEADLINE_LONG_S = 1500, 4 * 3600
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 # The heading of a failed test's output; it is there with --quiet too.
@@ -130,7 +133,7 @@ class Run:
     def spec(self):
         # The tests of users and policies wait for an operator's interface; they are counted as skipped without one.
         broker = ["--broker", self.shared_url()]
-        control = ["--ctl", self.server.ctl()] if isinstance(self.server, RabbitMQ) else []
+        control = ["--ctl", self.server.ctl()] if isinstance(self.server, (RabbitMQ, Cluster)) else []
         return self.pytest("spec", TESTS / "spec", [*broker, *control])
 
     def settings(self):
@@ -196,7 +199,12 @@ class Run:
             return self.options.broker
         if self.server is None:
             data = self.folder / "shared"
-            self.server = Leveret(self.binary(), data) if self.options.server == "leveret" else RabbitMQ(data)
+            if self.options.server == "leveret":
+                self.server = Leveret(self.binary(), data)
+            elif self.options.server == "leveret-cluster":
+                self.server = Cluster(self.binary(), data)
+            else:
+                self.server = RabbitMQ(data)
         if self.server.process is None:
             self.server.start()
         return self.server.url()
@@ -242,7 +250,10 @@ def parse(arguments):
         help="AMQP URL of a running broker instead; tests that start, stop or kill brokers are skipped",
     )
     parser.add_argument(
-        "--server", choices=("leveret", "rabbitmq"), default="leveret", help="which broker the tests start"
+        "--server",
+        choices=("leveret", "leveret-cluster", "rabbitmq"),
+        default="leveret",
+        help="which broker the tests start; a cluster of three serves the part spec only",
     )
     parser.add_argument("--long", action="store_true", help="hundreds of rounds of crashes instead of some")
     parser.add_argument("--workers", type=int, default=4, help="pytest processes at once (default 4: tests mostly wait)")
@@ -252,14 +263,15 @@ def parse(arguments):
 
 def main():
     options = parse(sys.argv[1:])
-    parts = [part for part in PARTS if part in (options.only or PARTS)]
+    possible = SHARED_PARTS if options.server == "leveret-cluster" else PARTS
+    parts = [part for part in possible if part in (options.only or PARTS)]
     folder = tempfile.mkdtemp(prefix="leveret-tests-")
     run = Run(options, folder)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(130))
     total, lines = Count(), []
     try:
-        if not options.broker and options.server == "leveret" and not run.build():
+        if not options.broker and options.server != "rabbitmq" and not run.build():
             total.add(Count(failed=1, names=["the release binary does not build"]))
             parts = []
         for part in parts:

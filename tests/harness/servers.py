@@ -293,6 +293,10 @@ class Leveret(Server):
         sets = [f"--set={key}={value}" for key, value in settings.items()]
         return [self.binary, "server", "--data-dir", str(self.data_dir), *sets]
 
+    def ctl(self):
+        """The node's command line, as one line."""
+        return shlex.join([self.binary, "ctl", "--data-dir", str(self.data_dir)])
+
 
 class RabbitMQ(Server):
     """Debian's RabbitMQ as a node of its own, with an epmd of its own; `settings` become rabbitmq.conf."""

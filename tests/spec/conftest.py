@@ -1,5 +1,6 @@
 """Options and fixtures: which broker, which flavour, connections that close, names that get cleaned up."""
 
+import itertools
 import os
 import re
 import uuid
@@ -19,7 +20,8 @@ def pytest_addoption(parser):
     group.addoption(
         "--broker",
         default=os.environ.get("LEVERET_SPEC_BROKER", DEFAULT_BROKER),
-        help="AMQP URL of the broker under test (or LEVERET_SPEC_BROKER)",
+        help="AMQP URL of the broker under test (or LEVERET_SPEC_BROKER); several with commas between them are nodes of "
+        "one cluster, and connections go to each in turn",
     )
     group.addoption(
         "--ctl",
@@ -62,7 +64,7 @@ def pytest_configure(config):
 
 def detected_flavour(url):
     try:
-        wire = Wire.started(Broker.parse(url))
+        wire = Wire.started(nodes_of(url)[0])
     except (OSError, Disconnected, Silence) as error:
         pytest.exit(f"no AMQP broker answers at {url}: {error}", returncode=4)
     wire.sock.close()
@@ -79,9 +81,19 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs --ctl or --http-api"))
 
 
+def nodes_of(urls):
+    """The brokers that `--broker` names: one, or the nodes of a cluster."""
+    return [Broker.parse(url) for url in urls.split(",")]
+
+
 @pytest.fixture(scope="session")
-def broker(request):
-    return Broker.parse(request.config.getoption("--broker"))
+def nodes(request):
+    return nodes_of(request.config.getoption("--broker"))
+
+
+@pytest.fixture(scope="session")
+def broker(nodes):
+    return nodes[0]
 
 
 class Names:
@@ -124,13 +136,17 @@ def names(request, broker):
 
 
 @pytest.fixture
-def connect(broker, names):
+def connect(request, nodes, broker, names):
     """Opens raw connections that end with the test: `connect()`, `connect(heartbeat=1)`,
-    `connect(stage=Wire.started)`, `connect(to=other_broker)`."""
+    `connect(stage=Wire.started)`, `connect(to=other_broker)`. In a cluster each goes to the next node; which
+    node a test begins with hangs on its name only, so that a failure comes again."""
     wires = []
+    first = sum(request.node.name.encode()) % len(nodes)
+    turns = itertools.cycle(nodes[first:] + nodes[:first])
 
     def connect(stage=Wire.opened, to=broker, **options):
-        wire = stage(to, **options)
+        node = next(turns)
+        wire = stage(to._replace(host=node.host, port=node.port), **options)
         wires.append(wire)
         return wire
 
@@ -188,7 +204,7 @@ def admin(request):
     """The operator's hands; a test that uses it is skipped without --ctl or --http-api."""
     config = request.config
     if config.getoption("--http-api"):
-        broker = Broker.parse(config.getoption("--broker"))
+        broker = nodes_of(config.getoption("--broker"))[0]
         return HttpAdmin(config.getoption("--http-api"), broker.user, broker.password)
     return CtlAdmin(config.getoption("--ctl"))
 
