@@ -172,7 +172,7 @@ class Nodes:
         for node in stopped:
             node.start(wait=False)
         for node in stopped:
-            node.wait_serving()
+            node.wait_serving(60 if self.kind == "leveret" else 240)
         if self.kind == "rabbitmq":
             policy = '{"ha-mode":"all","ha-sync-mode":"automatic"}'
             self.nodes[0].rabbitmqctl("set_policy", "mirrored", ".*", policy)
