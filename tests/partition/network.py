@@ -12,6 +12,7 @@ all nodes always. A slow link is a relay (`relay.py`) between the node and the b
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,11 +58,13 @@ def mac(host):
 
 
 def remove_left_over():
-    """Namespaces of runs whose process is gone, as after a kill -9 of the tests."""
+    """Namespaces of runs whose process is gone, as after a kill -9 of the tests, with what still runs in them."""
     for path in NAMESPACES.glob("leveret-*-*"):
         owner = path.name.split("-")[1]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             with contextlib.suppress(OSError):
+                for process in ip("netns", "pids", path.name).split():
+                    os.kill(int(process), signal.SIGKILL)
                 ip("netns", "delete", path.name)
 
 
