@@ -70,6 +70,15 @@ impl std::fmt::Debug for ConsumerSpec {
     }
 }
 
+/// What a consumer was under an earlier leader of its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its place in the order of arrival, from 1.
+    pub arrival: u64,
+    /// It was the single active consumer.
+    pub active: bool,
+}
+
 /// A look at one consumer, for listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerView {
@@ -113,6 +122,8 @@ pub(crate) struct Consumer {
     pub unacked_len: u32,
     /// Where its deliveries are staged, once it got one in the run that is under way.
     pub stage: Option<usize>,
+    /// Its place among the consumers in the order of their arrival, whoever led the queue then.
+    pub arrival: u64,
 }
 
 /// Past this many unacknowledged messages a consumer's further ones keep no body in memory if it is on disk.
@@ -249,6 +260,10 @@ pub(crate) struct Consumers {
     pub exclusive: bool,
     /// Attached consumers in order of arrival, kept only with single active consumer.
     pub order: VecDeque<u32>,
+    /// The last arrival.
+    pub arrivals: u64,
+    /// The single active consumer was it under the last leader, too.
+    pub kept: bool,
 }
 
 impl Consumers {
@@ -269,6 +284,7 @@ impl Consumers {
             stragglers: BTreeMap::new(),
             unacked_len: 0,
             stage: None,
+            arrival: 0,
         });
         let index = match self.slots.iter().position(Option::is_none) {
             Some(free) => {
@@ -396,6 +412,42 @@ impl Consumers {
         }
     }
 
+    /// Makes a consumer the single active one, or none.
+    pub fn make_single(&mut self, next: Option<u32>) {
+        let before = std::mem::replace(&mut self.single, next);
+        if before == next {
+            return;
+        }
+        if let Some(index) = before
+            && let Some(consumer) = self.get(index)
+            && consumer.state != State::Holding
+        {
+            consumer.spec.link.active(consumer.spec.handle, false);
+            self.deactivate(index, State::Standby);
+        }
+        if let Some(index) = next {
+            if let Some(consumer) = self.get(index) {
+                consumer.spec.link.active(consumer.spec.handle, true);
+            }
+            self.activate(index);
+        }
+    }
+
+    /// Puts an attached consumer into the order of arrival. `arrival`: its place under an earlier leader.
+    pub fn arrive(&mut self, index: u32, arrival: Option<u64>) {
+        let arrival = arrival.unwrap_or(self.arrivals + 1);
+        self.arrivals = self.arrivals.max(arrival);
+        let before = |at: &u32| {
+            let consumer = self.slots.get(*at as usize).and_then(|c| c.as_deref());
+            consumer.is_some_and(|c| c.arrival <= arrival)
+        };
+        let at = self.order.partition_point(before);
+        self.order.insert(at, index);
+        if let Some(consumer) = self.get(index) {
+            consumer.arrival = arrival;
+        }
+    }
+
     /// Who follows the single active consumer: of the highest priority, the one that came first (RabbitMQ's classic queues).
     pub fn next_single(&self) -> Option<u32> {
         let priority = |index: &u32| {
@@ -413,8 +465,14 @@ impl Consumers {
         self.order.clear();
         self.single = None;
         if single {
-            self.order.extend(attached.iter().map(|(_, index)| *index));
+            for (_, index) in &attached {
+                self.arrive(*index, None);
+            }
             self.single = self.next_single();
+            let holder = self.single.and_then(|index| self.get(index));
+            if let Some(holder) = holder {
+                holder.spec.link.active(holder.spec.handle, true);
+            }
         }
         for (_, index) in attached {
             let standby = self.get(index).is_some_and(|c| c.state == State::Standby);

@@ -176,6 +176,7 @@ pub fn batch(data: &[u8]) {
                 max_priority,
             } => again.create(*queue, *max_priority),
             Part::Remove(queue) => again.remove(*queue),
+            Part::Used(queue) => again.used(*queue),
         }
     }
     assert_eq!(again.finish(None), payload);

@@ -25,7 +25,7 @@ mod runs;
 mod settings;
 mod state;
 
-pub use consumer::{ConsumerSlot, ConsumerSpec, ConsumerView, UnackedRange};
+pub use consumer::{ConsumerSlot, ConsumerSpec, ConsumerView, Standing, UnackedRange};
 pub use entry::{
     BatchBuilder, EntryBuf, EntryBuilder, EntryError, Message, NewMessage, Part, SessionId,
 };

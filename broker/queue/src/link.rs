@@ -62,6 +62,8 @@ pub struct Delivery {
     pub redelivered: bool,
     /// Times it came back to the queue, if the queue counts them.
     pub delivery_count: Option<u32>,
+    /// Grows with every delivery of the queue, so that those of several consumers can be put in order.
+    pub turn: u64,
 }
 
 /// A consumer that waits for room; handed back to [`crate::Machine::resume`].
@@ -85,6 +87,8 @@ pub trait Link: Send + Sync {
     fn wait_room(&self, waiter: Waiter) -> bool;
     /// The queue is gone or passed on: the consumer is cancelled (RabbitMQ extension, consumer_cancel_notify).
     fn cancelled(&self, handle: u64);
+    /// The consumer became the queue's single active one, or is it no more.
+    fn active(&self, _handle: u64, _active: bool) {}
 }
 
 /// Why a body could not be read back.
@@ -161,12 +165,24 @@ impl Store for NoStore {
     }
 }
 
+/// Called by a window of granted places when it has none left.
+pub type Wanted = Box<dyn Fn() + Send + Sync>;
+
 /// The prefetch window that all consumers of a channel share (basic.qos with global=true as RabbitMQ means it).
-#[derive(Debug)]
+///
+/// Of a consumer that is elsewhere it has the places that were granted to it ([`Limiter::granted`]): each is good for one delivery, and
+/// what is settled makes no room by itself.
 pub struct Limiter {
     limit: AtomicU32,
     used: AtomicU32,
     waiters: Mutex<Vec<Waiter>>,
+    wanted: Option<Wanted>,
+}
+
+impl std::fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Limiter({:?} of {:?})", self.used, self.limit)
+    }
 }
 
 impl Limiter {
@@ -176,7 +192,35 @@ impl Limiter {
             limit: AtomicU32::new(limit),
             used: AtomicU32::new(0),
             waiters: Mutex::default(),
+            wanted: None,
         }
+    }
+
+    /// A window without places, that asks for some when it needs one.
+    pub fn granted(wanted: Wanted) -> Self {
+        Limiter {
+            wanted: Some(wanted),
+            ..Limiter::new(0)
+        }
+    }
+
+    /// Adds places; the caller resumes [`Limiter::take_waiters`].
+    pub fn grant(&self, places: u32) {
+        self.limit.fetch_add(places, Ordering::SeqCst);
+    }
+
+    /// Takes back the granted places that are left.
+    pub fn take_unused(&self) -> u32 {
+        self.limit.swap(0, Ordering::SeqCst)
+    }
+
+    /// Takes up to `max` places to grant them elsewhere. If there is none, registers the waiter and answers 0.
+    pub fn take_some(&self, max: u32, waiter: Waiter) -> u32 {
+        if max == 0 || !self.try_take(waiter) {
+            return 0;
+        }
+        let more = (1..max).take_while(|_| self.take()).count();
+        1 + more as u32
     }
 
     /// The limit; 0 means unlimited.
@@ -195,6 +239,11 @@ impl Limiter {
             return true;
         }
         self.lock().push(waiter);
+        if let Some(wanted) = &self.wanted {
+            // Places come under the lock that this call is made under.
+            wanted();
+            return false;
+        }
         // A place may have come free between the two: look once more, so that no wake-up is missed.
         if self.take() {
             self.lock().retain(|w| *w != waiter);
@@ -204,6 +253,13 @@ impl Limiter {
     }
 
     fn take(&self) -> bool {
+        if self.wanted.is_some() {
+            let one_less = |left: u32| left.checked_sub(1);
+            let taken = self
+                .limit
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+            return taken.is_ok();
+        }
         self.used
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
                 let limit = self.limit.load(Ordering::SeqCst);
@@ -213,17 +269,35 @@ impl Limiter {
     }
 
     /// Takes `n` places, whatever the limit: what was delivered before there was one.
-    pub(crate) fn occupy(&self, n: u32) {
+    pub fn occupy(&self, n: u32) {
         self.used.fetch_add(n, Ordering::SeqCst);
     }
 
     /// Gives `n` places back.
-    pub(crate) fn release(&self, n: u32) {
+    pub fn release(&self, n: u32) {
         let _ = self
             .used
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
                 Some(used.saturating_sub(n))
             });
+    }
+
+    /// What was delivered is settled: its places are free. Answers those who wait for one; of granted places nobody, as who granted them
+    /// counts what is settled.
+    pub(crate) fn settled(&self, n: u32) -> Vec<Waiter> {
+        if self.wanted.is_some() {
+            return Vec::new();
+        }
+        self.release(n);
+        self.take_waiters()
+    }
+
+    /// Gives back a place that was taken and not used.
+    pub(crate) fn give_back(&self) {
+        match self.wanted {
+            Some(_) => self.grant(1),
+            None => self.release(1),
+        }
     }
 
     /// Those who wait for a place; they are to be resumed by the caller, outside of any group's lock.

@@ -90,6 +90,8 @@ impl Barriers {
 #[derive(Clone, Debug)]
 struct Mirrored {
     max_priority: u8,
+    /// It has had a consumer ([`Part::Used`]).
+    used: bool,
     state: QueueState,
 }
 
@@ -131,6 +133,7 @@ impl Replica {
     pub fn create(&mut self, id: QueueId, max_priority: u8) {
         self.queues.entry(id).or_insert_with(|| Mirrored {
             max_priority,
+            used: false,
             state: QueueState::fresh(),
         });
     }
@@ -148,6 +151,11 @@ impl Replica {
     /// A queue's highest priority level.
     pub fn max_priority(&self, id: QueueId) -> Option<u8> {
         self.queues.get(&id).map(|q| q.max_priority)
+    }
+
+    /// Whether a queue that goes with its last consumer has had one.
+    pub fn was_used(&self, id: QueueId) -> bool {
+        self.queues.get(&id).is_some_and(|q| q.used)
     }
 
     /// All queues, in no order.
@@ -201,6 +209,12 @@ impl Replica {
                 }
                 Part::Remove(queue) => {
                     self.remove(*queue);
+                    PartOutcome::Applied
+                }
+                Part::Used(queue) => {
+                    if let Some(queue) = self.queues.get_mut(queue) {
+                        queue.used = true;
+                    }
                     PartOutcome::Applied
                 }
             };
@@ -266,6 +280,7 @@ impl Replica {
             let head = [
                 id,
                 u64::from(queue.max_priority),
+                u64::from(queue.used),
                 state.next_seq,
                 state.delivered_end,
                 state.bytes,
@@ -297,7 +312,7 @@ impl Replica {
     /// ```text
     /// magic u32 = "LVRP" | version u32 = 1 | sessions u32 | queues u32
     /// sessions × { node u64, incarnation u64, last u64 }                     ascending
-    /// queues × { queue_id u64, max_priority u32, reserved u32, state }       ascending; state: see crate::checkpoint
+    /// queues × { queue_id u64, max_priority u32, used u32 (0 or 1), state }   ascending; state: see crate::checkpoint
     /// ```
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.queues.len() * 80);
@@ -317,7 +332,7 @@ impl Replica {
         for (id, queue) in self.sorted() {
             out.extend_from_slice(&id.to_le_bytes());
             out.extend_from_slice(&u32::from(queue.max_priority).to_le_bytes());
-            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(&u32::from(queue.used).to_le_bytes());
             encode_state(&queue.state, &mut out);
         }
         out
@@ -353,9 +368,9 @@ impl Replica {
         let mut next = Some(0);
         for _ in 0..queues {
             let id = c.u64()?;
-            let (max_priority, reserved) = (u8::try_from(c.u32()?), c.u32()?);
-            let (Ok(max_priority), 0, true) =
-                (max_priority, reserved, next.is_some_and(|n| id >= n))
+            let (max_priority, used) = (u8::try_from(c.u32()?), c.u32()?);
+            let (Ok(max_priority), 0 | 1, true) =
+                (max_priority, used, next.is_some_and(|n| id >= n))
             else {
                 return c.malformed();
             };
@@ -370,6 +385,7 @@ impl Replica {
                 id,
                 Mirrored {
                     max_priority,
+                    used: used == 1,
                     state,
                 },
             );

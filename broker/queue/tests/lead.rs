@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::{FakeLink, FakeStore, body_of, id_of, limited, message, spec};
 use leveret_queue::{
     BatchBuilder, ConsumerSlot, ConsumerSpec, Effects, EntryBuilder, Limiter, Location, Machine,
-    NewMessage, QueueId, Replica, Seq, SeqRange, SessionId, Settings, Settle,
+    NewMessage, QueueId, Replica, Seq, SeqRange, SessionId, Settings, Settle, Standing, Waiter,
 };
 
 const Q: QueueId = 5;
@@ -100,7 +100,11 @@ impl Group {
     }
 
     fn go(&mut self) -> Effects {
-        self.call(|m, now, s, e| m.go(now, s, e)).1
+        let go = |m: &mut Machine, now, s: &FakeStore, e: &mut Effects| {
+            m.go(now, s, e);
+            m.left(e);
+        };
+        self.call(go).1
     }
 
     fn consume(&mut self, spec: ConsumerSpec) -> ConsumerSlot {
@@ -405,4 +409,174 @@ fn messages_for_queues_that_the_leader_does_not_know_are_told() {
     builder.enqueue(&[Q, 77], &message(&[b"12345678"]), false);
     let (outcome, effects) = group.call(|m, now, s, e| m.admit(&mut builder, now, s, e));
     assert_eq!((outcome.unknown.len(), effects.created), (0, vec![(77, 0)]));
+}
+
+// ---------------------------------------------------------------------- who is who over a change of leaders
+
+#[test]
+fn the_single_active_consumer_stays_it_whoever_claims_first() {
+    let mut group = Group::new(Settings {
+        single_active_consumer: true,
+        ..Settings::default()
+    });
+    let links: Vec<_> = (0..3).map(|_| FakeLink::new(1 << 20)).collect();
+    let slots: Vec<_> = (1u64..)
+        .zip(&links)
+        .map(|(handle, link)| group.consume(spec(link, handle)))
+        .collect();
+    // The first goes: the second is the one.
+    group.call(|m, now, s, e| m.release(Q, slots[0], now, s, e));
+    let standings: Vec<Standing> = slots[1..]
+        .iter()
+        .map(|slot| Standing {
+            arrival: group.machine.arrival(Q, *slot),
+            active: *slot == slots[1],
+        })
+        .collect();
+    assert_eq!(
+        standings.iter().map(|s| s.arrival).collect::<Vec<_>>(),
+        [2, 3]
+    );
+    group.next_leader();
+    let again = |group: &mut Group, at: usize, link: &Arc<FakeLink>| {
+        let before = standings[at];
+        let spec = spec(link, at as u64);
+        let slot = group.machine.consume_again(Q, spec, before, 0);
+        slot.expect("nothing in the way")
+    };
+    again(&mut group, 1, &links[2]);
+    let holder = again(&mut group, 0, &links[1]);
+    group.go();
+    group.publish(1..3);
+    assert_eq!((links[1].take().len(), links[2].take().len()), (2, 0));
+    // A new one stands behind those that were there before.
+    let new = FakeLink::new(1 << 20);
+    let late = group.consume(spec(&new, 9));
+    assert_eq!(group.machine.arrival(Q, late), 4);
+    group.call(|m, now, s, e| m.release(Q, holder, now, s, e));
+    assert_eq!((links[2].take().len(), new.take().len()), (2, 0));
+}
+
+#[test]
+fn if_the_single_active_consumer_is_gone_with_its_node_the_next_by_arrival_is_it() {
+    let mut group = Group::new(Settings {
+        single_active_consumer: true,
+        ..Settings::default()
+    });
+    group.next_leader();
+    let (early, late) = (FakeLink::new(1 << 20), FakeLink::new(1 << 20));
+    for (link, arrival) in [(&late, 7), (&early, 5)] {
+        let before = Standing {
+            arrival,
+            active: false,
+        };
+        group
+            .machine
+            .consume_again(Q, spec(link, arrival), before, 0);
+    }
+    group.go();
+    group.publish(1..2);
+    assert_eq!((early.take().len(), late.take().len()), (1, 0));
+}
+
+#[test]
+fn a_queue_that_goes_with_its_last_consumer_goes_though_its_leader_died_too() {
+    let settings = Settings {
+        auto_delete: true,
+        ..Settings::default()
+    };
+    let note = |group: &mut Group| {
+        let (_, effects) = group.call(|m, _, _, e| m.note_use(Q, e));
+        let mut batch = BatchBuilder::default();
+        for (queue, levels) in &effects.created {
+            batch.create(*queue, *levels);
+        }
+        for queue in &effects.used {
+            batch.used(*queue);
+        }
+        let noted = !batch.is_empty();
+        if noted {
+            group.commit(batch);
+        }
+        noted
+    };
+    let mut group = Group::new(settings);
+    assert!(!note(&mut group), "nobody has used it");
+    group.next_leader();
+    assert_eq!(group.go().unused, [0; 0]);
+    group.consume(spec(&FakeLink::new(1 << 20), 1));
+    assert!(note(&mut group));
+    assert!(!note(&mut group), "it is known");
+    group.replica = Replica::decode(&group.replica.encode()).expect("good");
+    group.next_leader();
+    assert_eq!(group.go().unused, [Q]);
+}
+
+#[test]
+fn a_window_of_granted_places_asks_and_takes_no_more_than_it_has() {
+    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let limiter = Arc::new(Limiter::granted(Box::new(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    })));
+    let asked = || asked.load(std::sync::atomic::Ordering::Relaxed);
+    let mut group = Group::new(Settings::default());
+    let link = FakeLink::new(1 << 20);
+    let slot = group.consume(limited(spec(&link, 1), &limiter));
+    assert_eq!(asked(), 0, "there is nothing to get");
+    group.publish(1..6);
+    assert_eq!((asked(), link.take().len()), (1, 0));
+    let grant = |group: &mut Group, places| {
+        limiter.grant(places);
+        for waiter in limiter.take_waiters() {
+            group.call(|m, now, s, e| m.resume(waiter, now, s, e));
+        }
+        limiter.take_unused()
+    };
+    assert_eq!(grant(&mut group, 2), 0);
+    assert_eq!((asked(), link.take().len()), (2, 2));
+    // What is settled is counted where the places come from, and whoever waits for them waits on.
+    group.settle(Some(slot), (1, 1, 2), Settle::Ack);
+    assert_eq!((asked(), link.take().len()), (2, 0));
+    assert_eq!(grant(&mut group, 8), 5);
+    assert_eq!((asked(), link.take().len()), (2, 3));
+}
+
+#[test]
+fn places_are_taken_up_to_the_limit_and_then_waited_for() {
+    let limiter = Limiter::new(5);
+    let mut group = Group::new(Settings::default());
+    let consumer = group.consume(spec(&FakeLink::new(1 << 20), 1));
+    let waiter = Waiter {
+        group: 300,
+        queue: Q,
+        consumer,
+    };
+    assert_eq!(limiter.take_some(3, waiter), 3);
+    assert_eq!(limiter.take_some(3, waiter), 2);
+    assert!(limiter.take_waiters().is_empty());
+    assert_eq!(limiter.take_some(3, waiter), 0);
+    assert_eq!(limiter.take_waiters(), [waiter]);
+    limiter.release(4);
+    assert_eq!(limiter.take_some(32, waiter), 4);
+}
+
+#[test]
+fn deliveries_of_several_consumers_can_be_put_in_order() {
+    let mut group = Group::new(Settings::default());
+    let links = [(); 2].map(|()| FakeLink::new(1 << 20));
+    for (handle, link) in (1u64..).zip(&links) {
+        group.consume(spec(link, handle));
+    }
+    group.publish(1..7);
+    let mut turns: Vec<(u64, Seq)> = links
+        .iter()
+        .flat_map(|link| link.take())
+        .map(|delivery| (delivery.turn, delivery.seq))
+        .collect();
+    turns.sort_unstable();
+    assert_eq!(
+        turns.iter().map(|t| t.1).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5, 6]
+    );
 }

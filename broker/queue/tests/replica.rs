@@ -87,12 +87,13 @@ fn live(replica: &Replica, queue: QueueId) -> Vec<Seq> {
 // ---------------------------------------------------------------------- bytes
 
 const BATCH: &str = "
-    01 81 0000 04000000
+    01 81 0000 05000000
     0000000000000000 0000000000000000 0500000000000000 00000000 02 07 0000
     0100000000000000 0403020100000000 0300000000000000 10000000 00 00 0000
     01 00 0000 00000000 10000000 00000000
     0200000000000000 0900000000000000 0000000000000000 00000000 01 00 0000
-    0000000000000000 0000000000000000 0600000000000000 00000000 03 00 0000";
+    0000000000000000 0000000000000000 0600000000000000 00000000 03 00 0000
+    0000000000000000 0000000000000000 0500000000000000 00000000 04 00 0000";
 
 fn batch() -> BatchBuilder {
     let mut batch = BatchBuilder::default();
@@ -101,12 +102,13 @@ fn batch() -> BatchBuilder {
     batch.forget(TWO);
     batch.own(EntryBuilder::default());
     batch.remove(6);
+    batch.used(5);
     batch
 }
 
 #[test]
 fn the_bytes_of_a_batch_are_frozen() {
-    assert_eq!(batch().parts(), 4);
+    assert_eq!(batch().parts(), 5);
     assert_eq!(batch().finish(None)[..], unhex(BATCH)[..]);
     let parts = batch::parts(&unhex(BATCH).into()).expect("good");
     assert!(matches!(
@@ -123,6 +125,7 @@ fn the_bytes_of_a_batch_are_frozen() {
             },
             Part::Forget(TWO),
             Part::Remove(6),
+            Part::Used(5),
         ]
     ));
 }

@@ -13,7 +13,7 @@
 //!
 //! part    0  node u64                 the session; both 0: the leader's own part
 //!         8  incarnation u64
-//!        16  number u64               the session's number of this part, from 1; Create, Remove: the queue's id
+//!        16  number u64               the session's number of this part, from 1; Create, Remove, Used: the queue's id
 //!        24  length u32               of the entry behind, a multiple of 8
 //!        28  what u8, argument u8, reserved u16
 //!        32  entry                    as in the module above
@@ -22,6 +22,7 @@
 //!         1  Forget                   the session is gone for good; length 0
 //!         2  Create                   the queue is there from here on, argument: its highest priority level; length 0
 //!         3  Remove                   the queue is gone with all that is in it; length 0
+//!         4  Used                     the queue has had a consumer, with the last of which it goes; length 0
 //! ```
 
 use std::ops::Range;
@@ -45,6 +46,7 @@ const WHAT_ENTRY: u8 = 0;
 const WHAT_FORGET: u8 = 1;
 const WHAT_CREATE: u8 = 2;
 const WHAT_REMOVE: u8 = 3;
+const WHAT_USED: u8 = 4;
 
 /// A node's process as a source of parts: what is repeated under one session is applied once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,6 +88,8 @@ pub enum Part {
     },
     /// A queue is gone.
     Remove(QueueId),
+    /// A queue has had a consumer.
+    Used(QueueId),
 }
 
 /// A batch being filled.
@@ -165,6 +169,11 @@ impl BatchBuilder {
         self.add(SessionId::LEADER, queue, WHAT_REMOVE, 0, &[]);
     }
 
+    /// Adds that a queue has had a consumer.
+    pub fn used(&mut self, queue: QueueId) {
+        self.add(SessionId::LEADER, queue, WHAT_USED, 0, &[]);
+    }
+
     /// The batch, counted by `gauge` for as long as a message in it is in use.
     pub fn finish(mut self, gauge: Option<Arc<super::MemoryGauge>>) -> Bytes {
         self.buf[4..8].copy_from_slice(&self.parts.to_le_bytes());
@@ -209,6 +218,7 @@ impl PartHeader {
                 max_priority: self.argument,
             },
             WHAT_REMOVE => Part::Remove(self.number),
+            WHAT_USED => Part::Used(self.number),
             _ => Part::Entry {
                 session: self.session,
                 number: self.number,
@@ -260,7 +270,7 @@ impl<'a> Headers<'a> {
             WHAT_ENTRY => leader == (header.number == 0) && header.argument == 0,
             WHAT_FORGET => !leader && header.number == 0 && header.argument == 0,
             WHAT_CREATE => leader,
-            WHAT_REMOVE => leader && header.argument == 0,
+            WHAT_REMOVE | WHAT_USED => leader && header.argument == 0,
             _ => false,
         };
         let empty = header.what != WHAT_ENTRY;

@@ -41,6 +41,8 @@ impl Machine {
             queue.ready.set_barrier(end);
             if let Some(state) = state {
                 queue.announced = true;
+                queue.had_consumer = replica.was_used(id);
+                queue.use_noted = queue.had_consumer;
                 queue.adopt(state.clone(), state.next_seq);
             }
         }
@@ -55,11 +57,21 @@ impl Machine {
         self.lead = Lead::Leading;
         for queue in self.queues.values_mut() {
             queue.last_used_ms = now_ms;
-            if queue.is_left() {
-                effects.unused.push(queue.id);
+            if queue.settings.single_active_consumer && !queue.consumers.kept {
+                let next = queue.consumers.next_single();
+                queue.consumers.make_single(next);
             }
+            // Who claims later comes too late for it.
+            queue.consumers.kept = true;
         }
         self.run_all(now_ms, store, effects);
+    }
+
+    /// Queues that go with their last consumer, and have lost it: called once every consumer that there can be has claimed, which may be
+    /// later than [`Machine::go`].
+    pub fn left(&self, effects: &mut Effects) {
+        let left = self.queues.values().filter(|queue| queue.is_left());
+        effects.unused.extend(left.map(|queue| queue.id));
     }
 
     /// Whether [`Machine::go`] was not called yet.

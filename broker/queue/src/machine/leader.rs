@@ -8,7 +8,9 @@ use rustc_hash::FxHashMap;
 use super::{Effects, GetResult, Lead, Machine};
 use crate::consumer::UnackedRange;
 use crate::entry::SETTLED_ACKED;
-use crate::{ConsumerSlot, ConsumerSpec, DeadReason, Limiter, QueueId, Seq, Store, Waiter};
+use crate::{
+    ConsumerSlot, ConsumerSpec, DeadReason, Limiter, QueueId, Seq, Standing, Store, Waiter,
+};
 
 /// How a held message is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,43 @@ impl Machine {
         spec: ConsumerSpec,
         now_ms: u64,
     ) -> Option<ConsumerSlot> {
-        self.queues.get_mut(&id)?.attach(spec, now_ms).ok()
+        self.queues.get_mut(&id)?.attach(spec, None, now_ms).ok()
+    }
+
+    /// [`Machine::consume`] of a consumer that there was under an earlier leader: before [`Machine::go`], the single active one stays it.
+    pub fn consume_again(
+        &mut self,
+        id: QueueId,
+        spec: ConsumerSpec,
+        before: Standing,
+        now_ms: u64,
+    ) -> Option<ConsumerSlot> {
+        let queue = self.queues.get_mut(&id)?;
+        queue.attach(spec, Some(before), now_ms).ok()
+    }
+
+    /// A consumer's place in the order of arrival.
+    pub fn arrival(&mut self, id: QueueId, slot: ConsumerSlot) -> u64 {
+        let queue = self.queues.get_mut(&id);
+        let consumer = queue.and_then(|q| q.consumers.find(slot));
+        consumer.map_or(0, |c| c.arrival)
+    }
+
+    /// A queue that goes with its last consumer has one: its replica is to know, so that a later leader does.
+    pub fn note_use(&mut self, id: QueueId, effects: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
+        if queue.settings.auto_delete
+            && queue.had_consumer
+            && !std::mem::replace(&mut queue.use_noted, true)
+        {
+            if !std::mem::replace(&mut queue.announced, true) {
+                let created = (queue.id, queue.settings.max_priority);
+                effects.created.push(created);
+            }
+            effects.used.push(id);
+        }
     }
 
     /// Delivers what waits; called after [`Machine::consume`] once consume-ok is on its way.

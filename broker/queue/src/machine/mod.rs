@@ -46,6 +46,9 @@ pub struct Effects {
     /// Queues of a mirrored group that are named for the first time, and their highest priority levels: to be proposed before the
     /// entry that names them ([`crate::BatchBuilder::create`]).
     pub created: Vec<(QueueId, u8)>,
+    /// Queues of a mirrored group that have had a consumer, and are deleted with their last one: to be proposed
+    /// ([`crate::BatchBuilder::used`]).
+    pub used: Vec<QueueId>,
     /// To be routed to dead-letter exchanges, outside of the group's lock.
     pub dead: Vec<DeadLetter>,
     /// Queues that became unused (auto-delete, expires): to be proposed for deletion.
@@ -120,6 +123,11 @@ impl QueueRef<'_> {
     /// Its settings.
     pub fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// Messages that were admitted and wait to be committed.
+    pub fn admitted(&self) -> u64 {
+        self.0.admitted.0
     }
 }
 
@@ -205,8 +213,7 @@ impl Machine {
         let mut wakes = Vec::new();
         for consumer in queue.consumers.iter_mut() {
             if let Some(limiter) = &consumer.spec.limiter {
-                limiter.release(consumer.unacked_len);
-                wakes.extend(limiter.take_waiters());
+                wakes.extend(limiter.settled(consumer.unacked_len));
             }
             if !consumer.spec.passive && consumer.state != crate::consumer::State::Holding {
                 consumer.spec.link.cancelled(consumer.spec.handle);

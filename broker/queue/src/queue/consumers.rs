@@ -1,13 +1,18 @@
 //! Consumers come and go, and what they held comes back.
 
 use super::{Ctx, Queue};
-use crate::consumer::{Consumers, State};
+use crate::consumer::{Consumers, Standing, State};
 use crate::ready::Hot;
 use crate::{ConsumerSlot, ConsumerSpec, DeadReason, Seq, SeqRange, StoreError};
 
 impl Queue {
-    /// Attaches a consumer. `Err`: an exclusive consumer is in the way.
-    pub fn attach(&mut self, spec: ConsumerSpec, now_ms: u64) -> Result<ConsumerSlot, ()> {
+    /// Attaches a consumer. `Err`: an exclusive consumer is in the way. `before`: what it was under an earlier leader.
+    pub fn attach(
+        &mut self,
+        spec: ConsumerSpec,
+        before: Option<Standing>,
+        now_ms: u64,
+    ) -> Result<ConsumerSlot, ()> {
         if spec.passive {
             return Ok(self.consumers.add(spec).1);
         }
@@ -21,10 +26,11 @@ impl Queue {
         let (index, slot) = self.consumers.add(spec);
         self.consumers.attached += 1;
         if self.settings.single_active_consumer {
-            self.consumers.order.push_back(index);
-            if self.consumers.single.is_none() {
-                self.consumers.single = Some(index);
-                self.consumers.activate(index);
+            self.consumers.arrive(index, before.map(|b| b.arrival));
+            let keeps = before.is_some_and(|b| b.active) && !self.consumers.kept;
+            if keeps || self.consumers.single.is_none() {
+                self.consumers.kept = keeps;
+                self.consumers.make_single(Some(index));
             }
         } else {
             self.consumers.activate(index);
@@ -52,10 +58,8 @@ impl Queue {
             }
             self.consumers.order.retain(|i| *i != slot.index);
             if self.consumers.single == Some(slot.index) {
-                self.consumers.single = self.consumers.next_single();
-                if let Some(next) = self.consumers.single {
-                    self.consumers.activate(next);
-                }
+                let next = self.consumers.next_single();
+                self.consumers.make_single(next);
             }
             self.last_used_ms = ctx.now_ms;
             if !ctx.is_armed && self.is_left() {
@@ -79,8 +83,7 @@ impl Queue {
         consumer.take(0, u32::MAX, &mut held);
         let limiter = consumer.spec.limiter.clone();
         if let Some(limiter) = limiter {
-            limiter.release(held.len() as u32);
-            ctx.effects.wakes.extend(limiter.take_waiters());
+            ctx.effects.wakes.extend(limiter.settled(held.len() as u32));
         }
         self.detach(slot, ctx);
         self.consumers.remove_if_empty(slot);
@@ -155,8 +158,7 @@ impl Queue {
             return;
         };
         if let Some(limiter) = &consumer.spec.limiter {
-            limiter.release(taken);
-            ctx.effects.wakes.extend(limiter.take_waiters());
+            ctx.effects.wakes.extend(limiter.settled(taken));
         }
         if consumer.state == State::Prefetch && !consumer.window_full() {
             self.consumers.activate(slot.index);

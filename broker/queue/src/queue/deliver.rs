@@ -62,7 +62,7 @@ impl Queue {
             && !consumer.spec.no_ack
             && let Some(limiter) = &consumer.spec.limiter
         {
-            limiter.release(1);
+            limiter.give_back();
         }
     }
 
@@ -136,6 +136,8 @@ impl Queue {
 
     fn hand_over(&mut self, index: u32, mut hot: Hot, ctx: &mut Ctx<'_>) {
         let counts = self.settings.count_deliveries;
+        self.turn += 1;
+        let turn = self.turn;
         self.delivered_end = self.delivered_end.max(hot.seq.saturating_add(1));
         hot.claimable = false;
         if hot.redelivered {
@@ -164,6 +166,7 @@ impl Queue {
             message,
             redelivered: hot.redelivered,
             delivery_count: (counts && hot.returns > 0).then_some(hot.returns),
+            turn,
         };
         if no_ack {
             stage.deliveries.push(delivery);

@@ -98,6 +98,10 @@ pub(crate) struct Queue {
     pub returns: FxHashMap<Seq, u32>,
     pub last_used_ms: u64,
     pub had_consumer: bool,
+    /// Its replica knows that it had one.
+    pub use_noted: bool,
+    /// Deliveries so far.
+    pub turn: u64,
     ttls: Ttls,
     /// A message with its own expiration may be in it.
     pub has_expiration: bool,
@@ -144,6 +148,8 @@ impl Queue {
             returns: FxHashMap::default(),
             last_used_ms: now_ms,
             had_consumer: false,
+            use_noted: false,
+            turn: 0,
             has_expiration: false,
             fresh_from: Seq::MAX,
             timer_ms: u64::MAX,
