@@ -12,6 +12,7 @@ use leveret_storage::Location;
 use leveret_topology::{Outcome, Refusal};
 use parking_lot::Mutex;
 
+use crate::node::Committed;
 use crate::outbox::Outbox;
 
 /// What became of a command of the metadata: its outcome, and what must be durable before anyone is told.
@@ -33,6 +34,10 @@ pub enum Answer {
     Purged(u64),
     /// Of basic.cancel: nothing more is delivered.
     Ended,
+    /// Of tx.commit.
+    Committed(Committed),
+    /// Of a look at another node's consumer of direct replies: whether it is there.
+    Found(bool),
     /// The node that has it is gone, or gave no answer in time.
     Unavailable(String),
 }
@@ -52,6 +57,10 @@ pub enum Question {
     Get,
     /// queue.purge.
     Purge,
+    /// tx.commit.
+    Commit,
+    /// A consumer of direct replies.
+    Reply,
 }
 
 /// One question that waits for its answer.

@@ -89,9 +89,9 @@ impl Channel {
             _ => return Err(unexpected),
         }
         if incoming.size == Some(incoming.body.len())
-            && let Some(incoming) = self.incoming.take()
+            && let Some(mut incoming) = self.incoming.take()
         {
-            self.publish(
+            let published = self.publish(
                 core,
                 &Publish {
                     exchange: &incoming.exchange,
@@ -101,7 +101,16 @@ impl Channel {
                     properties: &incoming.properties,
                     body: &incoming.body,
                 },
-            )?;
+            );
+            if published.as_ref().is_err_and(|fault| fault.waits) {
+                // The frame comes once more.
+                match frame.kind {
+                    FrameKind::Header => incoming.size = None,
+                    _ => incoming.body.truncate(incoming.body.len() - payload.len()),
+                }
+                self.incoming = Some(incoming);
+            }
+            published?;
         }
         Ok(())
     }
@@ -117,7 +126,7 @@ impl Channel {
                 ),
             ));
         }
-        let max = core.node.config().limits.max_message_size;
+        let max = core.node.message_bytes_max();
         if header.body_size > max {
             return Err(Fault::precondition(format!(
                 "message size {} is larger than configured max size {max}",

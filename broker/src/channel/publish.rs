@@ -244,7 +244,8 @@ impl Channel {
         mandatory: bool,
     ) -> Result<(), Fault> {
         if let Some(tx) = &mut self.tx {
-            return tx.publish(queues, message, mandatory);
+            let mirrored = core.node.mirror().is_some();
+            return tx.publish(queues, message, mandatory, mirrored);
         }
         let mark = self.confirm.as_mut().map(|tag| {
             *tag += 1;

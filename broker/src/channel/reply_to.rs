@@ -8,16 +8,14 @@ use std::sync::Arc;
 
 use leveret_protocol::method::{BasicConsume, BasicConsumeOk};
 use leveret_protocol::{PropertiesRef, ReplyCode, ShortStr};
-use leveret_queue::{Delivery, EntryBuilder, Link, NewMessage};
+use leveret_queue::{Delivery, EntryBuilder, NewMessage};
 
 use super::{Channel, Publish};
 use crate::connection::core::{Core, Fault};
+use crate::ticket::{Answer, Question};
 
 /// The name that stands for it.
 pub const PSEUDO_QUEUE: &[u8] = b"amq.rabbitmq.reply-to";
-
-/// Bytes that may wait for one connection before replies to it are not routable any more: nobody holds their publishers back.
-const REPLY_BYTES_MAX: usize = 64 << 20;
 
 /// The consumer index of replies in a handle.
 pub const REPLY_INDEX: u32 = u32::MAX - 1;
@@ -45,6 +43,20 @@ pub fn token<'a>(exchange: &[u8], routing_key: &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(rest).ok()
 }
 
+/// Whether somebody consumes the replies to a token, here or on another node.
+fn is_there(core: &mut Core, token: &str) -> Result<bool, Fault> {
+    let Some(home) = core.node.reply_home(token) else {
+        return Ok(core.node.reply_routes().find(token).is_some());
+    };
+    let answer = core.ask(Question::Reply, |node, ticket| {
+        node.find_reply_for(home, token, ticket)
+    })?;
+    match answer {
+        Answer::Found(there) => Ok(there),
+        other => Err(Fault::mixed_up(&other)),
+    }
+}
+
 impl Channel {
     pub(super) fn is_reply_consumer(&self, tag: &[u8]) -> bool {
         self.reply_to.as_ref().is_some_and(|r| *r.tag == *tag)
@@ -70,7 +82,7 @@ impl Channel {
         } else {
             m.consumer_tag.as_bytes().into()
         };
-        let token = core.node.new_name("g1");
+        let token = core.node.new_reply_token();
         let handle = u64::from(self.number) << 48
             | u64::from(self.generation as u16) << 32
             | u64::from(REPLY_INDEX);
@@ -106,21 +118,21 @@ impl Channel {
     ///
     /// # Errors
     /// 404: nobody is there.
-    pub(super) fn declare_reply_address(
-        core: &Core,
-        name: &str,
-    ) -> Option<Result<u32, leveret_topology::Refusal>> {
+    pub(super) fn declare_reply_address(core: &mut Core, name: &str) -> Option<Result<u32, Fault>> {
         let rest = name.as_bytes().strip_prefix(PSEUDO_QUEUE)?;
         let found = match rest {
             [] => true,
-            [b'.', token @ ..] => std::str::from_utf8(token)
-                .is_ok_and(|token| core.node.reply_routes().find(token).is_some()),
+            [b'.', token @ ..] => match std::str::from_utf8(token).map(|t| is_there(core, t)) {
+                Ok(Ok(there)) => there,
+                Ok(Err(fault)) => return Some(Err(fault)),
+                Err(_) => false,
+            },
             _ => false,
         };
         let resource = leveret_topology::Resource::queue(&core.session.vhost, name);
         Some(match found {
             true => Ok(1),
-            false => Err(leveret_topology::Refusal::not_found(resource)),
+            false => Err(leveret_topology::Refusal::not_found(resource).into()),
         })
     }
 
@@ -139,6 +151,36 @@ impl Channel {
         };
         let properties = PropertiesRef::new(publish.properties);
         self.route(core, &to_pseudo_queue, &[], &properties)?;
+        // Another node tells what became of a reply only if it is asked before.
+        let home = core.node.reply_home(token);
+        if home.is_some() && publish.mandatory && !is_there(core, token)? {
+            self.count_reply(core);
+            core.counts.unroutable(true);
+            self.put_return(core, message);
+            return Ok(());
+        }
+        let Some(single) = EntryBuilder::single(message) else {
+            return Err(Fault::new(ReplyCode::InternalError, "reply"));
+        };
+        self.count_reply(core);
+        let sent = match (home, core.node.mirror()) {
+            (Some(home), Some(mirror)) => {
+                mirror.send_reply(home, token, &single);
+                true
+            }
+            _ => core.node.take_reply(token, single),
+        };
+        if !sent {
+            core.counts.unroutable(publish.mandatory);
+            if publish.mandatory {
+                self.put_return(core, message);
+            }
+        }
+        Ok(())
+    }
+
+    /// A reply counts as a publish, and is confirmed as one.
+    fn count_reply(&mut self, core: &mut Core) {
         let mark = self.confirm.as_mut().map(|tag| {
             *tag += 1;
             *tag
@@ -147,27 +189,6 @@ impl Channel {
             core.batch.confirm(self.number, tag);
         }
         core.counts.received(mark.is_some());
-        let found = core.node.reply_routes().find(token);
-        let found = found.filter(|(link, _)| link.queued_bytes() < REPLY_BYTES_MAX);
-        let Some((link, handle)) = found else {
-            core.counts.unroutable(publish.mandatory);
-            if publish.mandatory {
-                self.put_return(core, message);
-            }
-            return Ok(());
-        };
-        let Some(message) = EntryBuilder::single(message) else {
-            return Err(Fault::new(ReplyCode::InternalError, "reply"));
-        };
-        link.deliver(&mut vec![Delivery {
-            handle,
-            number: 0,
-            seq: 0,
-            message,
-            redelivered: false,
-            delivery_count: None,
-        }]);
-        Ok(())
     }
 
     /// Encodes a reply for this channel's consumer.

@@ -15,9 +15,12 @@ use super::settle::unknown;
 use crate::connection::core::{Core, Fault};
 use crate::connection::unacked::{Tags, Unacked};
 use crate::node::{Settle, Transaction};
+use crate::ticket::{Answer, Question};
 
 /// Bytes that one transaction may hold: less than a record of the journal.
 const TX_BYTES_MAX: usize = 192 << 20;
+/// The same in a cluster, where each group's part has to fit between two nodes.
+const TX_BYTES_MAX_MIRRORED: usize = 48 << 20;
 /// What a message counts for besides its body and properties: names and headers.
 const MESSAGE_OVERHEAD: usize = 640;
 
@@ -49,12 +52,17 @@ impl Tx {
         queues: &[Arc<QueueInfo>],
         message: &NewMessage<'_>,
         mandatory: bool,
+        mirrored: bool,
     ) -> Result<(), Fault> {
+        let max = match mirrored {
+            true => TX_BYTES_MAX_MIRRORED,
+            false => TX_BYTES_MAX,
+        };
         let body: usize = message.body.iter().map(|b| b.len()).sum();
         self.bytes += body + message.properties.len() + 16 * queues.len() + MESSAGE_OVERHEAD;
-        if self.bytes > TX_BYTES_MAX {
+        if self.bytes > max {
             return Err(Fault::precondition(format!(
-                "transaction is larger than {TX_BYTES_MAX} bytes"
+                "transaction is larger than {max} bytes"
             )));
         }
         if queues.is_empty() {
@@ -116,16 +124,26 @@ impl Channel {
     }
 
     pub(super) fn tx_commit(&mut self, core: &mut Core) -> Result<(), Fault> {
-        let mut tx = self.open_tx()?;
-        for (how, _, unacked) in &tx.settled {
-            let range = UnackedRange {
-                slot: unacked.slot,
-                first: unacked.number,
-                count: 1,
-            };
-            tx.transaction
-                .settle(unacked.group, unacked.queue, *how, range);
-        }
+        let Some(tx) = &mut self.tx else {
+            return Err(Fault::precondition("channel is not transactional"));
+        };
+        let (node, now_ms) = (Arc::clone(&core.node), core.now_ms);
+        let committed = core.ask(Question::Commit, |_, ticket| {
+            let mut transaction = std::mem::take(&mut tx.transaction);
+            for (how, _, unacked) in &tx.settled {
+                let range = UnackedRange {
+                    slot: unacked.slot,
+                    first: unacked.number,
+                    count: 1,
+                };
+                transaction.settle(unacked.group, unacked.queue, *how, range);
+            }
+            node.commit_for(transaction, now_ms, ticket)
+        })?;
+        let Answer::Committed(committed) = committed else {
+            return Err(Fault::mixed_up(&committed));
+        };
+        let tx = self.open_tx()?;
         for message in &tx.returns {
             self.put_return(
                 core,
@@ -141,7 +159,6 @@ impl Channel {
                 },
             );
         }
-        let committed = core.node.commit(tx.transaction, core.now_ms)?;
         if committed.refused {
             // As in RabbitMQ: what was not refused stays committed.
             return Err(Fault::precondition("partial tx completion"));

@@ -480,11 +480,8 @@ impl Connection {
         }
         match method {
             Method::ConnectionClose(_) => {
-                self.flush();
-                self.release();
-                self.core.send(0, ConnectionCloseOk {});
-                self.phase = Phase::Closed;
-                Ok(())
+                let id = method::ConnectionClose::ID;
+                self.close_for_client().map_err(Failed::of(id))
             }
             // A password is asked for at the login only, so there is nothing to renew, whatever it is (RabbitMQ's internal users).
             Method::ConnectionUpdateSecret(_) => {

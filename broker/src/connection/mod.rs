@@ -15,7 +15,9 @@ pub mod unacked;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use leveret_protocol::method::{ConnectionBlocked, ConnectionClose, ConnectionUnblocked};
+use leveret_protocol::method::{
+    ConnectionBlocked, ConnectionClose, ConnectionCloseOk, ConnectionUnblocked,
+};
 use leveret_protocol::{ReplyCode, ShortStr};
 use leveret_queue::Delivery;
 use leveret_topology::Name;
@@ -24,6 +26,7 @@ use self::core::{Core, Fault};
 use crate::channel::Channel;
 use crate::node::{ConnectionInfo, Node};
 use crate::outbox::{Event, Outbox};
+use crate::ticket::Question;
 
 pub use handshake::Peer;
 
@@ -398,6 +401,13 @@ impl Connection {
 
     /// Gives back what the connection has: channels, consumers, exclusive queues. The output stays.
     pub fn release(&mut self) {
+        if self.release_all_but_queues() {
+            self.core.node.close_owner(self.core.id);
+        }
+    }
+
+    /// Gives back channels and consumers; says whether exclusive queues are left to be given back.
+    fn release_all_but_queues(&mut self) -> bool {
         self.core.hold = None;
         self.core.asked.clear();
         self.core.now_ms = self.core.node.now_ms();
@@ -415,12 +425,28 @@ impl Connection {
         }
         self.open_channels = 0;
         self.core.flush(|_| 0);
-        if let Some(info) = self.info.take() {
-            self.core.node.close_owner(self.core.id);
+        let info = self.info.take();
+        if let Some(info) = &info {
             self.core.node.connections().remove(info.id);
             self.core.counts.connections_closed += 1;
         }
         self.core.end_turn();
+        info.is_some()
+    }
+
+    /// connection.close of the client: its exclusive queues are gone everywhere before it is answered.
+    fn close_for_client(&mut self) -> Result<(), Fault> {
+        if !self.core.asked.before(Question::Proposal) {
+            self.flush();
+            self.release_all_but_queues();
+        }
+        let id = self.core.id;
+        self.core.ask(Question::Proposal, |node, ticket| {
+            node.close_owner_for(id, ticket)
+        })?;
+        self.core.send(0, ConnectionCloseOk {});
+        self.phase = Phase::Closed;
+        Ok(())
     }
 
     fn count_channels(&mut self, change: isize) {

@@ -25,3 +25,14 @@ mod thresholds;
 mod verbs;
 
 pub use server::{CtlServer, SOCKET_NAME};
+
+/// Does a verb that another node passes on, of what this node itself has: its output in JSON. `None`: it is none of those verbs, or is
+/// refused.
+pub fn answer_here(node: &crate::node::Node, request: &[u8]) -> Option<Vec<u8>> {
+    let request: protocol::Request = serde_json::from_slice(request).ok()?;
+    if !handlers::everywhere::concerns(&request.verb) {
+        return None;
+    }
+    let handled = handlers::handle_here(node, &request).ok()?;
+    serde_json::to_vec(&handled.output).ok()
+}

@@ -27,6 +27,7 @@ use super::lead::{Beginning, MirrorGroup, Surroundings};
 use super::membership::Membership;
 use super::message::{Down, Up};
 use super::proposals::{Carrier, Numbered, Proposals};
+use super::remote::{self, Remote};
 use super::session::{Leader, Session, Transport};
 use crate::node::Node;
 
@@ -129,6 +130,8 @@ pub struct Mirror {
     majority: Mutex<Instant>,
     stalled: AtomicBool,
     runtime: OnceLock<tokio::runtime::Handle>,
+    /// What others were asked.
+    remote: Remote,
     /// The metadata here is what the cluster had when this process joined it.
     pub(super) ready: AtomicBool,
     /// A command of the metadata was refused while this node led group 0.
@@ -175,6 +178,13 @@ impl Transport for Wires {
         let mut head = reign(to);
         let tail = up.encode(&mut head);
         mirror.push(to.node, kind::UP, group, head, tail);
+    }
+
+    fn wake(&self, waiters: Vec<leveret_queue::Waiter>) {
+        if let Some(node) = self.mirror().and_then(|m| m.node()) {
+            let now_ms = node.now_ms();
+            node.resume(waiters, now_ms);
+        }
     }
 }
 
@@ -310,6 +320,7 @@ impl Mirror {
             majority: Mutex::new(Instant::now()),
             stalled: AtomicBool::new(false),
             runtime: OnceLock::new(),
+            remote: Remote::default(),
             ready: AtomicBool::new(false),
             refused: Arc::default(),
             stopping: AtomicBool::new(false),
@@ -353,6 +364,18 @@ impl Mirror {
 
     pub(super) fn node(&self) -> Option<Arc<Node>> {
         self.node.get()?.upgrade()
+    }
+
+    pub(super) fn peers(&self) -> Option<&Peers> {
+        self.peers.get()
+    }
+
+    pub(super) fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        self.runtime.get()
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
     }
 
     fn now_ms(&self) -> u64 {
@@ -418,13 +441,27 @@ impl Mirror {
 
     // ------------------------------------------------------------------ what others are told
 
-    fn push(&self, to: u64, kind: u8, group: GroupId, head: Vec<u8>, tail: Option<Bytes>) {
+    pub(super) fn push(
+        &self,
+        to: u64,
+        kind: u8,
+        group: GroupId,
+        head: Vec<u8>,
+        tail: Option<Bytes>,
+    ) {
         if let Some(link) = self.peers.get().and_then(|p| p.link(to, Purpose::Session)) {
             self.push_on(&link, kind, group, head, tail);
         }
     }
 
-    fn push_on(&self, link: &Link, kind: u8, group: GroupId, head: Vec<u8>, tail: Option<Bytes>) {
+    pub(super) fn push_on(
+        &self,
+        link: &Link,
+        kind: u8,
+        group: GroupId,
+        head: Vec<u8>,
+        tail: Option<Bytes>,
+    ) {
         let mut parts = vec![Bytes::from(head)];
         parts.extend(tail.filter(|t| !t.is_empty()));
         if let Err(error) = link.push(Lane::Bulk, kind, group as u16, parts) {
@@ -434,7 +471,7 @@ impl Mirror {
         }
     }
 
-    fn broadcast(&self, kind: u8, group: GroupId, body: &[u8]) {
+    pub(super) fn broadcast(&self, kind: u8, group: GroupId, body: &[u8]) {
         let Some(peers) = self.peers.get() else {
             return;
         };
@@ -588,6 +625,7 @@ impl Mirror {
                     self.push_on(&link, kind::LEADS, group, reign(leader), None);
                 }
             }
+            remote::kind::ASK..=remote::kind::REPLY => self.take_remote(from, frame)?,
             _ => return Err("a frame of an unknown kind"),
         }
         Ok(())
@@ -810,6 +848,10 @@ impl Mirror {
     /// Nobody waits for a node any more.
     pub(super) fn lost(&self, node: u64) {
         self.proposals.other_gone(node);
+        self.answers_lost(node);
+        if let Some(own) = self.node() {
+            own.set_alarms_of(node, false, false);
+        }
         let now_ms = self.now_ms();
         for mirrored in &self.groups {
             if mirrored.session.leader().is_some_and(|l| l.node == node) {
@@ -1211,13 +1253,13 @@ impl Handler for SessionService {
                     Ok(Some(frame)) => {
                         if let Err(error) = mirror.take(session, on, &frame) {
                             tracing::error!(peer = node, error, "a session connection is closed");
-                            return;
+                            return mirror.answers_lost(node);
                         }
                     }
-                    Ok(None) => return,
+                    Ok(None) => return mirror.answers_lost(node),
                     Err(error) => {
                         tracing::info!(peer = node, %error, "a session connection ended");
-                        return;
+                        return mirror.answers_lost(node);
                     }
                 }
             }
@@ -1229,6 +1271,11 @@ impl Handler for SessionService {
         let number = mirror.connections.fetch_add(1, Ordering::Relaxed) + 1;
         mirror.outbound.lock().insert(link.peer().node, number);
         mirror.announce_all(link);
+        if let Some(node) = mirror.node() {
+            let alarms = node.alarms();
+            let alarms = vec![u8::from(alarms.memory()), u8::from(alarms.disk())];
+            mirror.push_on(link, remote::kind::ALARMS, METADATA_GROUP, alarms, None);
+        }
         let index = mirror.applied().to_le_bytes();
         mirror.push_on(link, kind::APPLIED, METADATA_GROUP, index.to_vec(), None);
         mirror.push_on(link, kind::WHO_LEADS, METADATA_GROUP, Vec::new(), None);
@@ -1237,6 +1284,7 @@ impl Handler for SessionService {
     fn disconnected(&self, link: &Link) {
         let node = link.peer().node;
         let Some(mirror) = self.0.get() else { return };
+        mirror.answers_lost(node);
         for mirrored in &mirror.groups {
             if mirrored.session.leader().is_some_and(|l| l.node == node) {
                 mirrored.session.lead_by(None);

@@ -19,8 +19,8 @@ use leveret_cluster::reclaim::{Live, ReclaimError};
 use leveret_queue::entry::{BatchBuilder, EntryReader, MemoryGauge, Part};
 use leveret_queue::{
     Applied, ConsumerSlot, ConsumerSpec, DeadLetter, Delivery, Effects, EntryBuf, EntryBuilder,
-    EntryError, Link, Location, Machine, Overflow, PartOutcome, QueueId, QueueState, Replica, Seq,
-    SeqRange, Settings, Waiter,
+    EntryError, Limiter, Link, Location, Machine, Overflow, PartOutcome, QueueId, QueueState,
+    QueueView, Replica, Seq, SeqRange, Settings, Waiter,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -84,6 +84,7 @@ pub struct Beginning {
 /// What left the lock and is to be done.
 enum Done {
     Tell(Reign, SessionId, Down),
+    Deliver(Staged),
     Propose(u64, Bytes),
     Dead(DeadLetter),
     Unused(QueueId),
@@ -91,10 +92,23 @@ enum Done {
 
 type Outgoing = Arc<Mutex<VecDeque<Done>>>;
 
+/// Deliveries of one queue to one session, by their turns: a connection with several consumers gets them in the queue's order.
+struct Staged {
+    reign: Reign,
+    session: SessionId,
+    queue: QueueId,
+    bytes: i64,
+    items: Vec<(u64, ConsumerKey, Item)>,
+}
+
+/// Bytes that are gathered for one message to a session.
+const STAGED_BYTES_MAX: i64 = 1 << 20;
+
 /// A session's consumer, as the machine sees it.
 struct PeerLink {
     reign: Reign,
     session: SessionId,
+    queue: QueueId,
     key: ConsumerKey,
     credit: AtomicI64,
     waiter: Mutex<Option<Waiter>>,
@@ -108,24 +122,36 @@ impl Link for PeerLink {
 
     fn deliver(&self, deliveries: &mut Vec<Delivery>) {
         let mut bytes = 0;
-        let items = deliveries
-            .drain(..)
-            .map(|delivery| {
-                bytes += delivery.message.encoded_len() as i64;
-                Item {
-                    number: delivery.number,
-                    seq: delivery.seq,
-                    redelivered: delivery.redelivered,
-                    delivery_count: delivery.delivery_count,
-                    message: delivery.message,
-                }
-            })
-            .collect();
+        let items = deliveries.drain(..).map(|delivery| {
+            bytes += delivery.message.encoded_len() as i64;
+            let item = Item {
+                number: delivery.number,
+                seq: delivery.seq,
+                redelivered: delivery.redelivered,
+                delivery_count: delivery.delivery_count,
+                message: delivery.message,
+            };
+            (delivery.turn, self.key, item)
+        });
+        let mut items: Vec<_> = items.collect();
         self.credit.fetch_sub(bytes, Ordering::AcqRel);
-        let key = self.key;
-        let down = Down::Deliver { key, items };
-        let done = Done::Tell(self.reign, self.session, down);
-        self.out.lock().push_back(done);
+        let mut out = self.out.lock();
+        if let Some(Done::Deliver(last)) = out.back_mut()
+            && (last.reign, last.session, last.queue) == (self.reign, self.session, self.queue)
+            && last.bytes < STAGED_BYTES_MAX
+        {
+            last.bytes += bytes;
+            last.items.append(&mut items);
+            last.items.sort_by_key(|(turn, ..)| *turn);
+            return;
+        }
+        out.push_back(Done::Deliver(Staged {
+            reign: self.reign,
+            session: self.session,
+            queue: self.queue,
+            bytes,
+            items,
+        }));
     }
 
     fn wait_room(&self, waiter: Waiter) -> bool {
@@ -138,7 +164,17 @@ impl Link for PeerLink {
     }
 
     fn cancelled(&self, _: u64) {
-        let down = Down::Cancelled { key: self.key };
+        self.tell(Down::Cancelled { key: self.key });
+    }
+
+    fn active(&self, _: u64, active: bool) {
+        let key = self.key;
+        self.tell(Down::Active { key, active });
+    }
+}
+
+impl PeerLink {
+    fn tell(&self, down: Down) {
         let done = Done::Tell(self.reign, self.session, down);
         self.out.lock().push_back(done);
     }
@@ -148,6 +184,8 @@ struct Attached {
     queue: QueueId,
     slot: ConsumerSlot,
     link: Arc<PeerLink>,
+    /// Places in its channel's window that its session has granted.
+    window: Option<Arc<Limiter>>,
 }
 
 /// A session, as the leader knows it.
@@ -162,6 +200,10 @@ struct Peer {
     refused: VecDeque<(u64, Vec<u32>)>,
     /// What waits until the metadata here has a queue that the first of it names.
     held_back: VecDeque<Up>,
+    /// Number of the last batch with messages in it.
+    published: u64,
+    /// What is to see the messages that came before it: done when the batch of that number is applied.
+    late: VecDeque<(u64, Up)>,
 }
 
 /// A batch of a session.
@@ -230,7 +272,48 @@ impl std::fmt::Debug for MirrorGroup {
     }
 }
 
+/// A window that asks the consumer's session for places.
+fn granted(link: &Arc<PeerLink>) -> Arc<Limiter> {
+    let asker = Arc::downgrade(link);
+    Arc::new(Limiter::granted(Box::new(move || {
+        if let Some(link) = asker.upgrade() {
+            link.tell(Down::Wanted { key: link.key });
+        }
+    })))
+}
+
+/// The queue whose waiting messages a request is about.
+fn looks_at(up: &Up) -> Option<QueueId> {
+    match up {
+        Up::Get { queue, .. } | Up::Purge { queue, .. } | Up::Counts { queue, .. } => Some(*queue),
+        _ => None,
+    }
+}
+
 impl Leading {
+    /// Whether a request of a session has to wait for what the session has published before: until the number that is answered is applied.
+    fn is_early(&self, replica: &Replica, session: SessionId, up: &Up) -> Option<u64> {
+        let queue = looks_at(up)?;
+        let peer = self.peers.get(&session)?;
+        if peer.published <= replica.last_number(session) {
+            return None;
+        }
+        let admitted = self.machine.queue(queue)?.admitted();
+        (admitted > 0 || !peer.late.is_empty()).then_some(peer.published)
+    }
+
+    /// Requests whose messages are applied now.
+    fn take_late(&mut self, replica: &Replica) -> Vec<(SessionId, Up)> {
+        let mut ready = Vec::new();
+        for (session, peer) in &mut self.peers {
+            let applied = replica.last_number(*session);
+            while peer.late.front().is_some_and(|(n, _)| *n <= applied) {
+                ready.extend(peer.late.pop_front().map(|(_, up)| (*session, up)));
+            }
+        }
+        ready
+    }
+
     fn settle(&mut self, session: SessionId, settle: &SettleSeqs, now_ms: u64, store: &BodyStore) {
         let held = settle.consumer.and_then(|key| {
             let peer = self.peers.get(&session)?;
@@ -267,11 +350,13 @@ impl Leading {
         let link = Arc::new(PeerLink {
             reign: self.reign,
             session,
+            queue: attach.queue,
             key: attach.key,
             credit: AtomicI64::new(i64::from(attach.credit)),
             waiter: Mutex::new(None),
             out: Arc::clone(out),
         });
+        let window = attach.shared.then(|| granted(&link));
         let spec = ConsumerSpec {
             link: Arc::clone(&link) as Arc<dyn Link>,
             handle: attach.key,
@@ -279,17 +364,24 @@ impl Leading {
             exclusive: attach.exclusive,
             priority: attach.priority,
             prefetch: attach.prefetch,
-            limiter: None,
+            limiter: window.clone(),
             // One that was cancelled holds what it has, as one for basic.get does.
             passive: attach.passive || attach.cancelled,
         };
-        let slot = self.machine.consume(attach.queue, spec, now_ms)?;
+        let slot = match attach.before {
+            Some(before) => self
+                .machine
+                .consume_again(attach.queue, spec, before, now_ms)?,
+            None => self.machine.consume(attach.queue, spec, now_ms)?,
+        };
+        self.machine.note_use(attach.queue, &mut self.effects);
         self.peers.entry(session).or_default().consumers.insert(
             attach.key,
             Attached {
                 queue: attach.queue,
                 slot,
                 link,
+                window,
             },
         );
         Some(slot)
@@ -430,6 +522,9 @@ impl MirrorGroup {
         for (queue, levels) in effects.created.drain(..) {
             leading.batch.create(queue, levels);
         }
+        for queue in effects.used.drain(..) {
+            leading.batch.used(queue);
+        }
         leading.batch.own(std::mem::take(&mut effects.journal));
         let mut out = self.out.lock();
         out.extend(effects.dead.drain(..).map(Done::Dead));
@@ -479,6 +574,13 @@ impl MirrorGroup {
                     Done::Tell(reign, session, down) => {
                         let from = self.leader_of(reign);
                         self.surroundings.tell(session, self.id, from, down);
+                    }
+                    Done::Deliver(staged) => {
+                        let from = self.leader_of(staged.reign);
+                        let items = staged.items.into_iter();
+                        let items = items.map(|(_, key, item)| (key, item)).collect();
+                        let down = Down::Deliver { items };
+                        self.surroundings.tell(staged.session, self.id, from, down);
                     }
                     Done::Propose(term, payload) => {
                         self.surroundings.propose(self.id, term, payload);
@@ -540,6 +642,9 @@ impl MirrorGroup {
                 self.finish(guard);
                 self.step_down();
                 return Ok(());
+            }
+            for (session, up) in leading.take_late(&state.replica) {
+                self.handle(leading, &state.replica, session, up, now_ms);
             }
         }
         self.finish(guard);
@@ -684,7 +789,9 @@ impl MirrorGroup {
     /// Whether a queue has no consumers; `false` if this node cannot tell.
     pub fn is_unused(&self, id: QueueId) -> bool {
         let state = self.state.lock();
-        let leading = state.leading.as_ref().filter(|l| !l.machine.is_armed());
+        // Nor while a node's consumers may come to claim.
+        let leading = state.leading.as_ref();
+        let leading = leading.filter(|l| !l.machine.is_armed() && l.awaited.is_empty());
         leading.is_some_and(|l| l.machine.is_unused(id))
     }
 
@@ -752,8 +859,7 @@ impl MirrorGroup {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if let Some(leading) = state.leading.as_mut() {
-            leading.awaited.remove(&node);
-            self.go_if_ready(leading, &state.replica, now_ms);
+            self.await_no_more(leading, &state.replica, node, now_ms);
         }
         self.finish(guard);
     }
@@ -797,6 +903,14 @@ impl MirrorGroup {
                 &mut leading.effects,
             );
         }
+    }
+
+    /// A look at its queues, if this node leads.
+    pub fn views(&self) -> Vec<QueueView> {
+        let state = self.state.lock();
+        let machine = state.leading.as_ref().map(|leading| &leading.machine);
+        let queues = machine.into_iter().flat_map(|machine| machine.queues());
+        queues.map(|queue| queue.view()).collect()
     }
 
     /// Adds up what lives in which segment of the journal, snapshots on their way to other mirrors included: about as many bytes.
@@ -1004,11 +1118,21 @@ impl MirrorGroup {
         self.handle(leading, replica, session, up, now_ms);
         // What it has settled must not be given to others: its batches are awaited too.
         let complete = leading.peers.get(&session);
-        if leading.machine.is_armed() && complete.is_some_and(|peer| peer.received >= peer.last) {
-            leading.awaited.remove(&session.node);
-            self.go_if_ready(leading, replica, now_ms);
+        if complete.is_some_and(|peer| peer.received >= peer.last) {
+            self.await_no_more(leading, replica, session.node, now_ms);
         }
         true
+    }
+
+    /// A node has claimed, or will not.
+    fn await_no_more(&self, leading: &mut Leading, replica: &Replica, node: u64, now_ms: u64) {
+        if leading.awaited.remove(&node)
+            && leading.awaited.is_empty()
+            && !leading.machine.is_armed()
+        {
+            leading.machine.left(&mut leading.effects);
+        }
+        self.go_if_ready(leading, replica, now_ms);
     }
 
     /// Whether something names a queue that the metadata here does not have yet: its id is the index of the command that made it.
@@ -1027,7 +1151,11 @@ impl MirrorGroup {
             | Up::Purge { queue, .. }
             | Up::Counts { queue, .. }
             | Up::DeadLettered { queue, .. } => *queue > known,
-            Up::Cancel { .. } | Up::Release { .. } | Up::Credit { .. } => false,
+            Up::Cancel { .. }
+            | Up::Release { .. }
+            | Up::Credit { .. }
+            | Up::Grant { .. }
+            | Up::Share { .. } => false,
         }
     }
 
@@ -1049,6 +1177,9 @@ impl MirrorGroup {
         leading
             .machine
             .go(now_ms, &*self.store, &mut leading.effects);
+        if leading.awaited.is_empty() {
+            leading.machine.left(&mut leading.effects);
+        }
         for (session, up) in std::mem::take(&mut leading.deferred) {
             self.handle(leading, replica, session, up, now_ms);
         }
@@ -1093,10 +1224,16 @@ impl MirrorGroup {
             {
                 leading.deferred.push((session, up));
             }
+            // What a session published before, it sees.
+            up if let Some(number) = leading.is_early(replica, session, &up) => {
+                if let Some(peer) = leading.peers.get_mut(&session) {
+                    peer.late.push_back((number, up));
+                }
+            }
             Up::Attach { request, attach } => {
                 let slot = leading.attach(session, &attach, &self.out, now_ms);
-                let done = slot.is_some();
-                self.tell(leading, session, Down::Attached { request, done });
+                let arrival = slot.map(|slot| leading.machine.arrival(attach.queue, slot));
+                self.tell(leading, session, Down::Attached { request, arrival });
                 leading
                     .machine
                     .run(attach.queue, now_ms, store, &mut leading.effects);
@@ -1139,6 +1276,33 @@ impl MirrorGroup {
                     leading
                         .machine
                         .resume(waiter, now_ms, store, &mut leading.effects);
+                }
+            }
+            Up::Grant { key, places } => {
+                let attached = leading
+                    .peers
+                    .get(&session)
+                    .and_then(|p| p.consumers.get(&key));
+                let Some(window) = attached.and_then(|c| c.window.clone()) else {
+                    return;
+                };
+                window.grant(places);
+                for waiter in window.take_waiters() {
+                    let effects = &mut leading.effects;
+                    leading.machine.resume(waiter, now_ms, store, effects);
+                }
+                let places = window.take_unused();
+                if places > 0 {
+                    self.tell(leading, session, Down::Unused { key, places });
+                }
+            }
+            Up::Share { key } => {
+                let peer = leading.peers.get_mut(&session);
+                if let Some(shared) = peer.and_then(|p| p.consumers.get_mut(&key)) {
+                    let window = granted(&shared.link);
+                    let (queue, slot) = (shared.queue, shared.slot);
+                    shared.window = Some(Arc::clone(&window));
+                    leading.machine.share_window(queue, slot, &window);
                 }
             }
             Up::Get {
@@ -1280,6 +1444,11 @@ impl MirrorGroup {
         }
         for settle in settles {
             leading.settle(session, settle, now_ms, &self.store);
+        }
+        if builder.ops() > 0
+            && let Some(peer) = leading.peers.get_mut(&session)
+        {
+            peer.published = number;
         }
         let outcome =
             leading

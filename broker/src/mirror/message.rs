@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 pub use leveret_queue::SessionId;
-use leveret_queue::{DeadReason, EntryBuf, Message, QueueId, Seq};
+use leveret_queue::{DeadReason, EntryBuf, Message, QueueId, Seq, Standing};
 
 use crate::node::Settle;
 
@@ -46,6 +46,10 @@ pub struct Attach {
     pub priority: i32,
     /// Unacknowledged messages at most; 0 means unlimited.
     pub prefetch: u32,
+    /// Its channel's consumers share a window: it gets a delivery only for a place that was granted to it ([`Up::Grant`]).
+    pub shared: bool,
+    /// What an earlier leader said of it; `None` for a new one.
+    pub before: Option<Standing>,
     /// Bytes of deliveries that it takes now.
     pub credit: u32,
 }
@@ -105,6 +109,18 @@ pub enum Up {
         key: ConsumerKey,
         /// How many more.
         bytes: u32,
+    },
+    /// Places in its channel's window, for as many deliveries.
+    Grant {
+        /// Whose.
+        key: ConsumerKey,
+        /// How many.
+        places: u32,
+    },
+    /// Its channel's consumers share a window from now on.
+    Share {
+        /// Whose.
+        key: ConsumerKey,
     },
     /// basic.get.
     Get {
@@ -185,15 +201,32 @@ pub enum Down {
     Attached {
         /// Whose.
         request: u64,
-        /// Whether it is there.
-        done: bool,
+        /// Its place in the order of arrival; `None`: it is not there.
+        arrival: Option<u64>,
     },
-    /// Deliveries.
-    Deliver {
-        /// To whom.
+    /// It became its queue's single active consumer, or is it no more.
+    Active {
+        /// Which.
         key: ConsumerKey,
-        /// What.
-        items: Vec<Item>,
+        /// Which of the two.
+        active: bool,
+    },
+    /// It has something to get, and no place for it in its channel's window.
+    Wanted {
+        /// Whose.
+        key: ConsumerKey,
+    },
+    /// Granted places that it had no use for.
+    Unused {
+        /// Whose.
+        key: ConsumerKey,
+        /// How many.
+        places: u32,
+    },
+    /// Deliveries of a queue, in its order.
+    Deliver {
+        /// To whom, and what.
+        items: Vec<(ConsumerKey, Item)>,
     },
     /// The queue is gone.
     Cancelled {
@@ -264,9 +297,13 @@ impl Put<'_> {
         let flags = u8::from(a.no_ack)
             | u8::from(a.exclusive) << 1
             | u8::from(a.passive) << 2
-            | u8::from(a.cancelled) << 3;
+            | u8::from(a.cancelled) << 3
+            | u8::from(a.shared) << 4
+            | u8::from(a.before.is_some_and(|b| b.active)) << 5;
         self.u64(a.key).u64(a.queue).u8(flags);
         self.u32(a.priority as u32).u32(a.prefetch).u32(a.credit);
+        // Arrivals are counted from 1.
+        self.u64(a.before.map_or(0, |b| b.arrival));
     }
 
     fn item(&mut self, item: &Item) {
@@ -337,10 +374,10 @@ impl Take<'_> {
 
     fn attach(&mut self) -> Result<Attach, Malformed> {
         let (key, queue, flags) = (self.u64()?, self.u64()?, self.u8()?);
-        if flags > 15 {
+        if flags > 63 {
             return Err(Malformed(self.at - 1));
         }
-        Ok(Attach {
+        let mut attach = Attach {
             key,
             queue,
             no_ack: flags & 1 != 0,
@@ -350,7 +387,16 @@ impl Take<'_> {
             priority: self.u32()? as i32,
             prefetch: self.u32()?,
             credit: self.u32()?,
-        })
+            shared: flags & 16 != 0,
+            before: None,
+        };
+        let (arrival, active) = (self.u64()?, flags & 32 != 0);
+        if arrival > 0 {
+            attach.before = Some(Standing { arrival, active });
+        } else if active {
+            return Err(Malformed(self.at - 8));
+        }
+        Ok(attach)
     }
 
     fn item(&mut self) -> Result<Item, Malformed> {
@@ -406,7 +452,7 @@ fn reason(number: u8) -> Option<DeadReason> {
 }
 
 /// Bytes of an [`Attach`].
-const ATTACH: usize = 29;
+const ATTACH: usize = 37;
 /// Bytes of an [`Item`] without its message.
 const ITEM: usize = 25;
 
@@ -476,6 +522,12 @@ impl Up {
             }
             Up::DeadLettered { queue, seq, reason } => {
                 put.u8(10).u64(*queue).u64(*seq).u8(*reason as u8);
+            }
+            Up::Grant { key, places } => {
+                put.u8(11).u64(*key).u32(*places);
+            }
+            Up::Share { key } => {
+                put.u8(12).u64(*key);
             }
         }
         None
@@ -559,6 +611,11 @@ impl Up {
                 seq: take.u64()?,
                 reason: reason(take.u8()?).ok_or(Malformed(take.at - 1))?,
             },
+            11 => Up::Grant {
+                key: take.u64()?,
+                places: take.u32()?,
+            },
+            12 => Up::Share { key: take.u64()? },
             _ => return Err(Malformed(0)),
         };
         take.end(up)
@@ -585,12 +642,14 @@ impl Down {
                     put.u64(*number);
                 }
             }
-            Down::Attached { request, done } => {
-                put.u8(3).u64(*request).u8(u8::from(*done));
+            Down::Attached { request, arrival } => {
+                put.u8(3).u64(*request).u8(u8::from(arrival.is_some()));
+                put.u64(arrival.unwrap_or(0));
             }
-            Down::Deliver { key, items } => {
-                put.u8(4).u64(*key).count(items.len());
-                for item in items {
+            Down::Deliver { items } => {
+                put.u8(4).count(items.len());
+                for (key, item) in items {
+                    put.u64(*key);
                     put.item(item);
                 }
             }
@@ -620,6 +679,15 @@ impl Down {
             Down::Ended { request } => {
                 put.u8(10).u64(*request);
             }
+            Down::Active { key, active } => {
+                put.u8(11).u64(*key).u8(u8::from(*active));
+            }
+            Down::Wanted { key } => {
+                put.u8(12).u64(*key);
+            }
+            Down::Unused { key, places } => {
+                put.u8(13).u64(*key).u32(*places);
+            }
         }
     }
 
@@ -642,13 +710,13 @@ impl Down {
                 key: take.u64()?,
                 numbers: take.many(8, Take::u64)?,
             },
-            3 => Down::Attached {
-                request: take.u64()?,
-                done: take.flag()?,
-            },
+            3 => {
+                let (request, done, arrival) = (take.u64()?, take.flag()?, take.u64()?);
+                let arrival = done.then_some(arrival);
+                Down::Attached { request, arrival }
+            }
             4 => Down::Deliver {
-                key: take.u64()?,
-                items: take.many(ITEM, Take::item)?,
+                items: take.many(8 + ITEM, |take| Ok((take.u64()?, take.item()?)))?,
             },
             5 => Down::Cancelled { key: take.u64()? },
             6 => {
@@ -674,6 +742,15 @@ impl Down {
             9 => Down::NotLeading,
             10 => Down::Ended {
                 request: take.u64()?,
+            },
+            11 => Down::Active {
+                key: take.u64()?,
+                active: take.flag()?,
+            },
+            12 => Down::Wanted { key: take.u64()? },
+            13 => Down::Unused {
+                key: take.u64()?,
+                places: take.u32()?,
             },
             _ => return Err(Malformed(0)),
         };
@@ -709,6 +786,11 @@ mod tests {
             cancelled: true,
             priority: -3,
             prefetch: 100,
+            shared: true,
+            before: Some(Standing {
+                arrival: 5,
+                active: true,
+            }),
             credit: 65536,
         }
     }
@@ -750,6 +832,8 @@ mod tests {
             Up::Cancel { request: 9, key: 7 },
             Up::Release { key: 7 },
             Up::Credit { key: 7, bytes: 100 },
+            Up::Grant { key: 7, places: 3 },
+            Up::Share { key: 7 },
             Up::Get {
                 request: 2,
                 queue: 9,
@@ -784,11 +868,20 @@ mod tests {
             },
             Down::Attached {
                 request: 1,
-                done: true,
+                arrival: Some(3),
             },
-            Down::Deliver {
+            Down::Attached {
+                request: 1,
+                arrival: None,
+            },
+            Down::Active {
                 key: 7,
-                items: vec![item(), item()],
+                active: true,
+            },
+            Down::Wanted { key: 7 },
+            Down::Unused { key: 7, places: 2 },
+            Down::Deliver {
+                items: vec![(7, item()), (8, item())],
             },
             Down::Cancelled { key: 7 },
             Down::Got {
@@ -865,8 +958,7 @@ mod tests {
     #[test]
     fn a_count_without_its_items_allocates_nothing() {
         let mut out = vec![4];
-        out.extend_from_slice(&7u64.to_le_bytes());
         out.extend_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Down::decode(&Bytes::from(out)), Err(Malformed(9)));
+        assert_eq!(Down::decode(&Bytes::from(out)), Err(Malformed(1)));
     }
 }

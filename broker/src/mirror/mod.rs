@@ -12,6 +12,7 @@ mod machines;
 pub mod membership;
 pub mod message;
 pub mod proposals;
+pub mod remote;
 pub mod session;
 mod staging;
 pub mod start;

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use leveret_cluster::{GroupId, Notify};
 use leveret_queue::{
-    ConsumerSlot, ConsumerSpec, DeadReason, Delivery, EntryBuilder, GetResult, QueueId, Seq,
-    UnackedRange, Waiter,
+    ConsumerSlot, ConsumerSpec, ConsumerView, DeadReason, Delivery, EntryBuilder, GetResult,
+    Limiter, Link, QueueId, Seq, Standing, UnackedRange, Waiter,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashSet;
@@ -45,6 +45,8 @@ pub struct Leader {
 pub trait Transport: Send + Sync {
     /// Sends, or drops what cannot be sent: a session begins anew with its next leader.
     fn send(&self, to: Leader, group: GroupId, from: SessionId, up: Up);
+    /// Consumers of this node that waited for a place in their channel's window may go on.
+    fn wake(&self, waiters: Vec<Waiter>);
 }
 
 /// A message that a consumer of this session holds.
@@ -77,6 +79,12 @@ struct Consumer {
     base: u64,
     /// Bytes that were delivered and for which no new credit was given yet.
     owed: u32,
+    /// Places of its channel's window that the leader has for it.
+    granted: u32,
+    /// The leader has something for it and waits for a place.
+    wanted: bool,
+    /// What the leader says of it, for the next one.
+    standing: Option<Standing>,
 }
 
 impl Consumer {
@@ -95,13 +103,13 @@ impl Consumer {
         held
     }
 
+    /// Places of its channel's window that it takes.
+    fn places(&self) -> u32 {
+        let held = self.held.iter().flatten().count();
+        u32::try_from(held).unwrap_or(u32::MAX) + self.granted
+    }
+
     fn attach(&self, key: ConsumerKey) -> Attach {
-        // A window over several queues is kept by each queue for itself.
-        let shared = self.spec.limiter.as_ref().map_or(0, |l| l.limit());
-        let prefetch = match (self.spec.prefetch, shared) {
-            (0, n) | (n, 0) => n,
-            (a, b) => a.min(b),
-        };
         Attach {
             key,
             queue: self.queue,
@@ -110,7 +118,9 @@ impl Consumer {
             passive: self.spec.passive,
             cancelled: self.state == State::Cancelled,
             priority: self.spec.priority,
-            prefetch,
+            prefetch: self.spec.prefetch,
+            shared: self.spec.limiter.is_some(),
+            before: self.standing,
             credit: CONSUMER_CREDIT_BYTES.saturating_sub(self.owed),
         }
     }
@@ -169,6 +179,8 @@ struct Open {
 #[derive(Default)]
 struct Inner {
     leader: Option<Leader>,
+    /// The last leader that there was.
+    followed: Option<Leader>,
     /// Number of the last batch.
     last: u64,
     uncommitted: VecDeque<Batch>,
@@ -178,7 +190,12 @@ struct Inner {
     last_request: u64,
     up: VecDeque<(Leader, Up)>,
     pumping: bool,
+    /// Who waits for places that came free.
+    wakes: Vec<Waiter>,
 }
+
+/// Places that a leader is given at a time, so that what many queues have for a channel does not cost a question for each message.
+const PLACES_MAX: u32 = 32;
 
 /// See the module.
 pub struct Session {
@@ -212,7 +229,50 @@ impl Inner {
 
     fn remove(&mut self, key: ConsumerKey) -> Option<Consumer> {
         self.consumer(key)?;
-        self.consumers.get_mut(split(key).0)?.take()
+        let gone = self.consumers.get_mut(split(key).0)?.take()?;
+        self.free(&gone.spec.limiter.clone(), gone.places());
+        Some(gone)
+    }
+
+    /// Places of a channel's window are free.
+    fn free(&mut self, limiter: &Option<Arc<Limiter>>, places: u32) {
+        if let Some(limiter) = limiter.as_ref().filter(|_| places > 0) {
+            limiter.release(places);
+            self.wakes.extend(limiter.take_waiters());
+        }
+    }
+
+    /// The leader that had places is gone.
+    fn take_grants_back(&mut self) {
+        for consumer in self.consumers.iter_mut().flatten() {
+            consumer.wanted = false;
+            let unused = std::mem::take(&mut consumer.granted);
+            if let Some(limiter) = consumer.spec.limiter.as_ref().filter(|_| unused > 0) {
+                limiter.release(unused);
+                self.wakes.extend(limiter.take_waiters());
+            }
+        }
+    }
+
+    /// Gives the leader places for a consumer, if it waits for some and there are any.
+    fn grant(&mut self, group: GroupId, key: ConsumerKey) {
+        let Some(consumer) = self.consumer(key).filter(|c| c.wanted) else {
+            return;
+        };
+        let waiter = Waiter {
+            group,
+            queue: consumer.queue,
+            consumer: ConsumerSlot::from_key(key),
+        };
+        let Some(limiter) = &consumer.spec.limiter else {
+            return;
+        };
+        let places = limiter.take_some(PLACES_MAX, waiter);
+        if places > 0 {
+            consumer.wanted = false;
+            consumer.granted += places;
+            self.send(Up::Grant { key, places });
+        }
     }
 
     /// A consumer that was cancelled is kept only for what it holds.
@@ -254,10 +314,15 @@ impl Inner {
                 continue;
             };
             let mut items: Vec<(u64, Seq, u32)> = Vec::new();
+            let mut taken = 0;
             for number in first..first.saturating_add(u64::from(count)) {
-                let Some(held) = consumer.take(number).filter(|held| held.number > 0) else {
+                let Some(held) = consumer.take(number) else {
                     continue;
                 };
+                taken += 1;
+                if held.number == 0 {
+                    continue;
+                }
                 match items.last_mut() {
                     Some((number, seq, n))
                         if *number + u64::from(*n) == held.number
@@ -269,9 +334,11 @@ impl Inner {
                 }
             }
             let over = consumer.state == State::Cancelled && consumer.held.is_empty();
+            let limiter = consumer.spec.limiter.clone();
             if over {
                 emptied.push(key);
             }
+            self.free(&limiter, taken);
             if !items.is_empty() {
                 settles.push(SettleSeqs {
                     queue: *queue,
@@ -310,7 +377,12 @@ impl Session {
 
     /// Sends what is to be sent, in order: one thread at a time.
     fn pump<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) {
+        let wakes = std::mem::take(&mut inner.wakes);
         if inner.pumping {
+            drop(inner);
+            if !wakes.is_empty() {
+                self.transport.wake(wakes);
+            }
             return;
         }
         inner.pumping = true;
@@ -320,6 +392,10 @@ impl Session {
             inner = self.inner.lock();
         }
         inner.pumping = false;
+        drop(inner);
+        if !wakes.is_empty() {
+            self.transport.wake(wakes);
+        }
     }
 
     /// Publishes and settles. The batch is safe once [`Session::committed`] has reached the number that is answered (0: there was nothing in
@@ -337,6 +413,7 @@ impl Session {
         let mut emptied = Vec::new();
         let settles = inner.resolve(settles, &mut emptied);
         if entry.is_empty() && settles.is_empty() {
+            self.pump(inner);
             return 0;
         }
         inner.last += 1;
@@ -377,6 +454,9 @@ impl Session {
             held: VecDeque::new(),
             base: 1,
             owed: 0,
+            granted: 0,
+            wanted: false,
+            standing: None,
         };
         let index = match inner.consumers.iter().position(Option::is_none) {
             Some(free) => free,
@@ -404,6 +484,24 @@ impl Session {
         };
         consumer.state = State::Cancelled;
         inner.request(Arc::clone(ticket), |request| Up::Cancel { request, key });
+        self.pump(inner);
+    }
+
+    /// The consumer's channel is about to go ([`Session::release`]): it gets nothing more.
+    pub fn silence(&self, slot: ConsumerSlot) {
+        /// Its answer is nobody's.
+        const REQUEST: u64 = 0;
+        let mut inner = self.inner.lock();
+        let key = slot.key();
+        if let Some(consumer) = inner.consumer(key)
+            && consumer.state == State::Attached
+        {
+            consumer.state = State::Cancelled;
+            inner.send(Up::Cancel {
+                request: REQUEST,
+                key,
+            });
+        }
         self.pump(inner);
     }
 
@@ -463,7 +561,34 @@ impl Session {
             let bytes = std::mem::take(&mut consumer.owed);
             inner.send(Up::Credit { key, bytes });
         }
+        inner.grant(self.group, key);
         self.pump(inner);
+    }
+
+    /// A consumer comes under its channel's window.
+    pub fn share_window(&self, slot: ConsumerSlot, limiter: &Arc<Limiter>) {
+        let mut inner = self.inner.lock();
+        let key = slot.key();
+        if let Some(consumer) = inner.consumer(key) {
+            limiter.occupy(consumer.places());
+            consumer.spec.limiter = Some(Arc::clone(limiter));
+            inner.send(Up::Share { key });
+        }
+        self.pump(inner);
+    }
+
+    /// A consumer, for listings; `None` if there is none any more.
+    pub fn consumer_view(&self, slot: ConsumerSlot) -> Option<ConsumerView> {
+        let mut inner = self.inner.lock();
+        let consumer = inner.consumer(slot.key())?;
+        let there = consumer.state == State::Attached && !consumer.spec.passive;
+        there.then(|| ConsumerView {
+            slot,
+            priority: consumer.spec.priority,
+            prefetch: consumer.spec.prefetch,
+            exclusive: consumer.spec.exclusive,
+            active: consumer.standing.is_none_or(|s| s.active),
+        })
     }
 
     /// Somebody leads, or nobody is known to: what is not committed, and what is held, is told to the new one.
@@ -472,13 +597,17 @@ impl Session {
         if inner.leader == leader {
             return;
         }
-        let had_one = inner.leader.is_some() || inner.last > 0;
         inner.leader = leader;
         inner.up.clear();
-        if leader.is_none() {
-            return;
-        }
+        inner.take_grants_back();
+        let Some(next) = leader else {
+            return self.pump(inner);
+        };
+        // One that begins anew after its link broke is no failover.
+        let before = inner.followed.replace(next);
+        let failover = before.is_some_and(|l| (l.node, l.term) != (next.node, next.term));
         let mut claims = Vec::new();
+        let mut wakes = Vec::new();
         let mut cancelled = Vec::new();
         let mut again: FxHashSet<(ConsumerKey, Seq)> = FxHashSet::default();
         let gave_back = inner
@@ -490,9 +619,13 @@ impl Session {
             let Some(consumer) = place.as_mut().filter(|c| c.state != State::Attaching) else {
                 continue;
             };
-            if had_one && consumer.cancel_on_failover && consumer.state == State::Attached {
+            if failover && consumer.cancel_on_failover && consumer.state == State::Attached {
                 // RabbitMQ extension: what it holds goes back, marked redelivered.
                 cancelled.push((Arc::clone(&consumer.spec.link), consumer.spec.handle));
+                if let Some(limiter) = &consumer.spec.limiter {
+                    limiter.release(consumer.places());
+                    wakes.extend(limiter.take_waiters());
+                }
                 *place = None;
                 continue;
             }
@@ -528,6 +661,7 @@ impl Session {
         for up in resent {
             inner.send(up);
         }
+        inner.wakes.extend(wakes);
         self.pump(inner);
         for (link, handle) in cancelled {
             link.cancelled(handle);
@@ -555,7 +689,27 @@ impl Session {
                     }
                 }
             }
-            Down::Deliver { key, items } => return self.deliver(inner, key, items),
+            Down::Deliver { items } => return self.deliver(inner, items),
+            Down::Active { key, active } => {
+                if let Some(consumer) = inner.consumer(key) {
+                    let arrival = consumer.standing.map_or(0, |s| s.arrival);
+                    consumer.standing = Some(Standing { arrival, active });
+                }
+            }
+            Down::Wanted { key } => {
+                if let Some(consumer) = inner.consumer(key) {
+                    consumer.wanted = true;
+                    inner.grant(self.group, key);
+                }
+            }
+            Down::Unused { key, places } => {
+                if let Some(consumer) = inner.consumer(key) {
+                    let places = places.min(consumer.granted);
+                    consumer.granted -= places;
+                    let limiter = consumer.spec.limiter.clone();
+                    inner.free(&limiter, places);
+                }
+            }
             Down::Cancelled { key } => {
                 // Its queue is gone, and what it held with it.
                 if let Some(gone) = inner.remove(key)
@@ -567,7 +721,7 @@ impl Session {
                     return;
                 }
             }
-            Down::Attached { request, done } => self.attached(&mut inner, request, done),
+            Down::Attached { request, arrival } => self.attached(&mut inner, request, arrival),
             Down::Ended { request } => {
                 if let Some(open) = inner.requests.remove(&request) {
                     if let Up::Cancel { key, .. } = open.up {
@@ -630,7 +784,7 @@ impl Session {
         }
     }
 
-    fn attached(&self, inner: &mut Inner, request: u64, done: bool) {
+    fn attached(&self, inner: &mut Inner, request: u64, arrival: Option<u64>) {
         let Some(open) = inner.requests.remove(&request) else {
             return;
         };
@@ -638,10 +792,10 @@ impl Session {
             return;
         };
         let key = attach.key;
-        if !done {
+        let Some(arrival) = arrival else {
             inner.remove(key);
             return open.ticket.answer(Answer::Attached(None));
-        }
+        };
         // A connection that ended meanwhile has forgotten its question.
         if Arc::strong_count(&open.ticket) == 1 {
             inner.remove(key);
@@ -650,6 +804,10 @@ impl Session {
         }
         if let Some(consumer) = inner.consumer(key) {
             consumer.state = State::Attached;
+            if arrival > 0 {
+                let active = consumer.standing.is_some_and(|s| s.active);
+                consumer.standing = Some(Standing { arrival, active });
+            }
             let slot = ConsumerSlot::from_key(key);
             open.ticket.answer(Answer::Attached(Some(slot)));
         }
@@ -679,45 +837,65 @@ impl Session {
         open.ticket.answer(Answer::Got(result));
     }
 
-    fn deliver<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, key: ConsumerKey, items: Vec<Item>) {
-        let group = self.group;
-        let Some(consumer) = inner.consumer(key) else {
-            return;
-        };
-        let (link, handle) = (Arc::clone(&consumer.spec.link), consumer.spec.handle);
-        let no_ack = consumer.spec.no_ack;
-        let mut bytes = 0usize;
-        let mut deliveries: Vec<Delivery> = items
-            .into_iter()
-            .map(|item| {
-                bytes += item.message.encoded_len();
-                Delivery {
-                    handle,
-                    number: if no_ack {
-                        0
-                    } else {
-                        consumer.hold(item.number, item.seq)
-                    },
-                    seq: item.seq,
-                    message: item.message,
-                    redelivered: item.redelivered,
-                    delivery_count: item.delivery_count,
+    fn deliver<'a>(&'a self, mut inner: MutexGuard<'a, Inner>, items: Vec<(ConsumerKey, Item)>) {
+        // What consumers of one connection get is in the queue's order; a run has few connections.
+        let mut links: Vec<(Arc<dyn Link>, Vec<Delivery>)> = Vec::new();
+        let mut owed: Vec<(ConsumerKey, u32)> = Vec::new();
+        for (key, item) in items {
+            let Some(consumer) = inner.consumer(key) else {
+                continue;
+            };
+            let bytes = u32::try_from(item.message.encoded_len()).unwrap_or(u32::MAX);
+            match owed.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, sum)) => *sum = sum.saturating_add(bytes),
+                None => owed.push((key, bytes)),
+            }
+            let mut number = 0;
+            if !consumer.spec.no_ack {
+                number = consumer.hold(item.number, item.seq);
+                if let Some(limiter) = &consumer.spec.limiter {
+                    match consumer.granted.checked_sub(1) {
+                        Some(rest) => consumer.granted = rest,
+                        // It was on its way when the window began to hold.
+                        None => limiter.occupy(1),
+                    }
                 }
-            })
-            .collect();
-        consumer.owed = consumer
-            .owed
-            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-        let waiter = Waiter {
-            group,
-            queue: consumer.queue,
-            consumer: ConsumerSlot::from_key(key),
-        };
+            }
+            let delivery = Delivery {
+                handle: consumer.spec.handle,
+                number,
+                seq: item.seq,
+                message: item.message,
+                redelivered: item.redelivered,
+                delivery_count: item.delivery_count,
+                turn: 0,
+            };
+            let link = &consumer.spec.link;
+            match links.iter_mut().find(|(known, _)| Arc::ptr_eq(known, link)) {
+                Some((_, deliveries)) => deliveries.push(delivery),
+                None => links.push((Arc::clone(link), vec![delivery])),
+            }
+        }
         // Under the lock, so that deliveries reach the connection in the order in which they were held.
-        link.deliver(&mut deliveries);
-        if link.room() > 0 || !link.wait_room(waiter) {
-            let owed = std::mem::take(&mut consumer.owed);
-            inner.send(Up::Credit { key, bytes: owed });
+        for (link, mut deliveries) in links {
+            link.deliver(&mut deliveries);
+        }
+        for (key, bytes) in owed {
+            let group = self.group;
+            let Some(consumer) = inner.consumer(key) else {
+                continue;
+            };
+            consumer.owed = consumer.owed.saturating_add(bytes);
+            let waiter = Waiter {
+                group,
+                queue: consumer.queue,
+                consumer: ConsumerSlot::from_key(key),
+            };
+            let link = &consumer.spec.link;
+            if link.room() > 0 || !link.wait_room(waiter) {
+                let bytes = std::mem::take(&mut consumer.owed);
+                inner.send(Up::Credit { key, bytes });
+            }
         }
         self.pump(inner);
     }

@@ -221,7 +221,19 @@ impl Node {
     pub fn set_alarms(&self, memory: bool, disk: bool) {
         if self.alarms.set(memory, disk) {
             self.tell_alarms();
+            if let Some(mirror) = self.mirror() {
+                mirror.tell_alarms(memory, disk);
+            }
         }
+    }
+
+    /// Another node of the cluster has told its alarms, or is gone with them. As in RabbitMQ they block publishers everywhere.
+    pub fn set_alarms_of(&self, node: u64, memory: bool, disk: bool) {
+        let limits = self.alarms.limits();
+        if self.alarms.set_of(node, memory, disk) {
+            self.tell_alarms();
+        }
+        drop(limits);
     }
 
     fn tell_alarms(&self) {

@@ -146,6 +146,16 @@ impl Node {
         self.clock.now_ms()
     }
 
+    /// Bytes of the largest body. In a cluster a message has to fit between two nodes.
+    pub fn message_bytes_max(&self) -> u64 {
+        const CLUSTER_MAX: u64 = 60 << 20;
+        let configured = self.config.limits.max_message_size;
+        match self.mirror.get() {
+            Some(_) => configured.min(CLUSTER_MAX),
+            None => configured,
+        }
+    }
+
     /// Seconds since the start.
     pub fn uptime_s(&self) -> u32 {
         (self.clock.uptime_ms() / 1000) as u32
@@ -233,6 +243,22 @@ impl Node {
                 connection: owner,
             });
         self.propose_quietly(&command);
+    }
+
+    /// [`Node::close_owner`] for a connection that waits until they are gone.
+    pub fn close_owner_for(
+        &self,
+        owner: leveret_topology::OwnerId,
+        ticket: &Arc<crate::ticket::Ticket>,
+    ) -> Option<crate::ticket::Answer> {
+        if self.topology().queues_of_owner(owner).is_empty() {
+            return Some(crate::ticket::Answer::Ended);
+        }
+        let command =
+            leveret_topology::Command::CloseConnection(leveret_topology::CloseConnection {
+                connection: owner,
+            });
+        self.propose_for(&command, ticket)
     }
 
     /// A name that nobody else has: `prefix` and 22 characters.

@@ -1,15 +1,18 @@
 //! Class tx: entries of several groups that take effect together.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use leveret_cluster::GroupId;
+use leveret_cluster::{GroupId, Notify};
 use leveret_queue::{EntryBuilder, NewMessage, UnackedRange};
 use leveret_storage::{AppendError, Location};
 use leveret_topology::QueueInfo;
+use parking_lot::Mutex;
 
 use super::group::QueueGroup;
 use super::{Node, Settle, SettleRange};
+use crate::mirror::session::Refused;
+use crate::ticket::{Answer, Ticket};
 
 /// What a transaction does in one group.
 #[derive(Debug, Default)]
@@ -82,5 +85,68 @@ impl Node {
         let (committed, after) = QueueGroup::commit(parts, self.store.journal(), now_ms)?;
         self.after(after, now_ms);
         Ok(committed)
+    }
+
+    /// [`Node::commit`] for a connection that may have to wait. In a cluster each group takes its part as a whole, and the answer comes
+    /// when all of them have it: a node that dies before may leave some with their parts and others without, as in RabbitMQ.
+    pub fn commit_for(
+        self: &Arc<Self>,
+        transaction: Transaction,
+        now_ms: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Option<Answer> {
+        if self.mirror().is_none() {
+            return Some(match self.commit(transaction, now_ms) {
+                Ok(committed) => Answer::Committed(committed),
+                Err(error) => Answer::Unavailable(error.to_string()),
+            });
+        }
+        let way = Arc::new(CommitWay {
+            node: Arc::downgrade(self),
+            ticket: Arc::clone(ticket),
+            parts: Mutex::new(None),
+        });
+        let mut parts = Vec::with_capacity(transaction.parts.len());
+        for (group, part) in transaction.parts {
+            if let Some(session) = self.session(group) {
+                let who: Arc<dyn Notify> = way.clone();
+                let refused = Refused::default();
+                let number = session.submit(part.entry, &part.settles, Some(who), Some(&refused));
+                parts.push((group, number, refused));
+            }
+        }
+        *way.parts.lock() = Some(parts);
+        way.notify();
+        None
+    }
+}
+
+/// A transaction that not all of its groups have committed.
+struct CommitWay {
+    node: Weak<Node>,
+    ticket: Arc<Ticket>,
+    /// Groups, the session's numbers there, and what was refused; nothing once it is done.
+    parts: Mutex<Option<Vec<(GroupId, u64, Refused)>>>,
+}
+
+impl Notify for CommitWay {
+    fn notify(&self) {
+        let Some(node) = self.node.upgrade() else {
+            return;
+        };
+        let mut parts = self.parts.lock();
+        let safe = |(group, number, _): &(GroupId, u64, Refused)| {
+            let session = node.session(*group);
+            session.is_none_or(|s| s.committed() >= *number)
+        };
+        let Some(done) = parts.take_if(|parts| parts.iter().all(safe)) else {
+            return;
+        };
+        drop(parts);
+        let refused = done
+            .iter()
+            .any(|(_, _, refused)| !refused.lock().is_empty());
+        self.ticket
+            .answer(Answer::Committed(Committed { at: None, refused }));
     }
 }

@@ -129,11 +129,15 @@ pub fn list_consumers(node: &Node, request: &Request) -> Result {
             // One that the queue does not have any more has just been cancelled.
             rows.extend(channel.consumers.iter().filter_map(|consumer| {
                 let key = (consumer.queue.id.0, consumer.slot.key());
+                let view = match node.session(consumer.queue.group) {
+                    Some(session) => session.consumer_view(consumer.slot),
+                    None => views.get(&key).copied(),
+                };
                 Some(Row {
                     connection,
                     channel,
                     consumer,
-                    view: *views.get(&key)?,
+                    view: view?,
                 })
             }));
         }

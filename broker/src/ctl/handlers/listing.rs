@@ -136,9 +136,8 @@ pub fn queues(node: &Node, request: &Request) -> Result {
     }
     // One look at a group instead of one for each of its queues.
     let views: HashMap<QueueId, QueueView> = node
-        .groups()
-        .iter()
-        .flat_map(|group| group.views())
+        .views_everywhere()
+        .into_iter()
         .map(|view| (view.id, view))
         .collect();
     pick(request, &queues, |queue, column| {
@@ -176,7 +175,10 @@ fn queue_cell(
             let definition = definition.cloned().unwrap_or_else(|| json!({}));
             cell(definition.to_string(), definition)
         }
-        "pid" => json!(format!("<{}.0.{}.0>", node.name(), queue.id.0)),
+        "pid" => {
+            let leader = node.leader_of(queue).unwrap_or_default();
+            json!(format!("<{leader}.0.{}.0>", queue.id.0))
+        }
         "owner_pid" => match queue.exclusive_owner {
             Some(owner) => json!(pid(node, owner, 0)),
             None => json!(""),
@@ -190,9 +192,14 @@ fn queue_cell(
         "message_bytes_unacknowledged" => json!(depth.unacked_bytes),
         "message_bytes_ram" | "memory" => json!(hot_bytes),
         "consumers" => json!(depth.consumers),
-        "leader" => json!(node.name()),
-        "members" | "online" => json!([node.name()]),
-        "state" => json!("running"),
+        "leader" => json!(node.leader_of(queue).unwrap_or_default()),
+        "members" => json!(node.members_of(queue).0),
+        "online" => json!(node.members_of(queue).1),
+        // One that is being made has no view yet either, for a moment.
+        "state" => json!(match node.leader_of(queue) {
+            Some(_) => "running",
+            None => "down",
+        }),
         _ => json!(""),
     }
 }

@@ -6,6 +6,7 @@ mod access;
 mod cluster;
 mod connections;
 mod definitions;
+pub(super) mod everywhere;
 mod listing;
 mod node;
 mod parameters;
@@ -45,7 +46,7 @@ impl From<Output> for Handled {
 
 type Result<T = Handled> = std::result::Result<T, Failure>;
 
-/// Does what a request asks for.
+/// Does what a request asks for, on all nodes of the cluster where that concerns all.
 ///
 /// # Errors
 /// What the client shows, and its exit code.
@@ -56,6 +57,20 @@ pub fn handle(node: &Node, request: &Request) -> Result {
         let text = format!("node {} does not serve yet: {why}", node.name());
         return Err(Failure::new(exit::UNAVAILABLE, text));
     }
+    let own = handle_here(node, request)?;
+    match node.mirror() {
+        Some(mirror) if everywhere::concerns(&request.verb) => {
+            everywhere::gather(mirror, request, own)
+        }
+        _ => Ok(own),
+    }
+}
+
+/// Does what a request asks for, of what this node itself has.
+///
+/// # Errors
+/// What the client shows, and its exit code.
+pub fn handle_here(node: &Node, request: &Request) -> Result {
     match request.verb.as_str() {
         "add_user" => users::add(node, request),
         "delete_user" => users::delete(node, request),

@@ -104,14 +104,22 @@ pub fn set_limit(node: &Node, request: &Request) -> Result {
     Ok(Output::Done.into())
 }
 
-fn alarms(node: &Node) -> Vec<&'static str> {
+/// The alarms of all nodes: a node's name and what it lacks.
+fn alarms(node: &Node) -> Vec<(String, &'static str)> {
     let alarms = node.alarms();
+    let own = [(node.name().to_owned(), alarms.memory(), alarms.disk())];
+    let topology = node.topology();
+    let others = alarms
+        .others()
+        .into_iter()
+        .filter_map(|(id, memory, disk)| {
+            let name = topology.node(id)?.name.to_string();
+            Some((name, memory, disk))
+        });
     let mut on = Vec::new();
-    if alarms.memory() {
-        on.push("memory");
-    }
-    if alarms.disk() {
-        on.push("disk");
+    for (name, memory, disk) in own.into_iter().chain(others) {
+        on.extend(memory.then(|| (name.clone(), "memory")));
+        on.extend(disk.then_some((name, "disk")));
     }
     on
 }
@@ -121,15 +129,15 @@ pub fn alarms_text(node: &Node) -> String {
     if on.is_empty() {
         return "(none)\n".to_owned();
     }
-    let line = |resource: &&str| match *resource {
-        "memory" => format!("Memory alarm on node {}\n", node.name()),
-        _ => format!("Free disk space alarm on node {}\n", node.name()),
+    let line = |(name, resource): &(String, &str)| match *resource {
+        "memory" => format!("Memory alarm on node {name}\n"),
+        _ => format!("Free disk space alarm on node {name}\n"),
     };
     on.iter().map(line).collect()
 }
 
 pub fn alarms_value(node: &Node) -> Value {
-    let one = |resource: &&str| json!({"node": node.name(), "resource": resource});
+    let one = |(name, resource): &(String, &str)| json!({"node": name, "resource": resource});
     alarms(node).iter().map(one).collect()
 }
 

@@ -12,7 +12,9 @@ pub fn delete(node: &Node, request: &Request) -> Result {
     let Some(queue) = node.topology().queue(vhost, name).cloned() else {
         return refuse("Queue not found");
     };
-    let (ready, consumers) = node.counts(&queue);
+    let Some((ready, consumers)) = node.counts_and_wait(&queue) else {
+        return Err(no_answer());
+    };
     if request.flag("if-unused") && consumers > 0 {
         return refuse("Queue is in use");
     }
@@ -37,6 +39,13 @@ pub fn purge(node: &Node, request: &Request) -> Result {
     let Some(queue) = node.topology().queue(vhost, name).cloned() else {
         return Err(Failure::new(exit::UNAVAILABLE, "not_found"));
     };
-    node.purge(&queue, node.now_ms());
-    Ok(Output::Done.into())
+    match node.purge_and_wait(&queue) {
+        Some(_) => Ok(Output::Done.into()),
+        None => Err(no_answer()),
+    }
+}
+
+/// The queue has no leader that answers.
+fn no_answer() -> Failure {
+    Failure::new(exit::TEMPORARY, "the queue's leader does not answer")
 }
