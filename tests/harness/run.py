@@ -23,7 +23,7 @@ from harness.servers import Leveret, RabbitMQ, StartFailed
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "partition", "abuse")
+PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "mirrored", "partition", "abuse")
 # Parts that start nothing of their own, and so can use a cluster that is shared.
 SHARED_PARTS = ("spec",)
 PART_DEADLINE_S, PART_DEADLINE_LONG_S = 1500, 4 * 3600
@@ -152,6 +152,25 @@ class Run:
     def partition(self):
         # Two clusters at once: pauses of a loaded machine say little.
         return self.pytest("partition", TESTS / "partition", self.server_options(), workers=2)
+
+    def mirrored(self):
+        """The protocol through the nodes of a cluster: the tests of `spec` again."""
+        if self.options.broker or self.options.server != "leveret":
+            return Count()
+        cluster = Cluster(self.binary(), self.folder / "mirrored-nodes")
+        try:
+            cluster.start()
+            options = ["--broker", cluster.url(), "--ctl", cluster.ctl()]
+            # What is about one node whatever its neighbours are is not done again.
+            again = "not test_handshake and not test_connection and not test_channel"
+            count = self.pytest("mirrored", TESTS / "spec", [*options, "-k", again])
+            if cluster.look() is not None:
+                count.add(Count(failed=1, names=["mirrored: a node ended by itself"]))
+            if count.failed:
+                print(f"== the nodes: {cluster.report(50)}", flush=True)
+            return count
+        finally:
+            cluster.close()
 
     def abuse(self):
         return self.pytest("abuse", TESTS / "abuse", self.server_options())
