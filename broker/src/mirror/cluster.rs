@@ -1060,17 +1060,28 @@ impl Mirror {
         }
     }
 
-    /// Hands one leadership to a node that has fewer, if this one has two more than it.
+    /// Hands one leadership to a node that has fewer of its kind, if this one has two more than it.
     async fn spread(&self) {
+        let kind = |transient: bool| {
+            let of_kind = move |m: &&Mirrored| (m.group.id() >= MIRRORED_TRANSIENT) == transient;
+            self.groups.iter().filter(of_kind)
+        };
+        if !self.spread_some(kind(false)).await {
+            self.spread_some(kind(true)).await;
+        }
+    }
+
+    /// Whether a leadership of these groups was handed over, or none can be for now.
+    async fn spread_some(&self, groups: impl Iterator<Item = &Mirrored>) -> bool {
         // Who leads what is known from the groups' members that this node hears.
         let (up, voters) = (self.up_nodes(), self.voters());
         let mut count: BTreeMap<u64, usize> =
             up.intersection(&voters).map(|node| (*node, 0)).collect();
         count.retain(|node, _| !self.is_drained_node(*node));
         let mut own = None;
-        for mirrored in &self.groups {
+        for mirrored in groups {
             let Some(raft) = mirrored.raft.get() else {
-                return;
+                return true;
             };
             let leader = match raft.role() {
                 Role::Leading { .. } => {
@@ -1079,7 +1090,7 @@ impl Mirror {
                 }
                 Role::Following { leader, .. } => Some(node_of(leader)),
                 // Not while somebody is being elected.
-                _ => return,
+                _ => return true,
             };
             if let Some(n) = leader.and_then(|l| count.get_mut(&l)) {
                 *n += 1;
@@ -1088,28 +1099,29 @@ impl Mirror {
         let mine = count.get(&self.id).copied().unwrap_or(0);
         count.retain(|node, _| *node == self.id || self.reach(*node).is_superset(&up));
         let Some((fewest, least)) = count.iter().min_by_key(|(_, n)| **n) else {
-            return;
+            return true;
         };
         // One at a time: who has the most, the first of them.
         let most = count
             .iter()
             .max_by_key(|(node, n)| (**n, std::cmp::Reverse(**node)));
-        if mine >= least + 2
-            && most.is_some_and(|(node, _)| *node == self.id)
-            && let Some(raft) = own
+        let Some(raft) =
+            own.filter(|_| mine >= least + 2 && most.is_some_and(|(node, _)| *node == self.id))
+        else {
+            return false;
+        };
+        let to = raft
+            .membership()
+            .voter_ids()
+            .find(|member| node_of(*member) == *fewest);
+        // A member that is far behind would only make the group wait.
+        if let Some(to) = to
+            && raft.lag(to).is_some_and(|lag| lag < 64)
+            && let Err(error) = raft.transfer_leader(to).await
         {
-            let to = raft
-                .membership()
-                .voter_ids()
-                .find(|member| node_of(*member) == *fewest);
-            // A member that is far behind would only make the group wait.
-            if let Some(to) = to
-                && raft.lag(to).is_some_and(|lag| lag < 64)
-                && let Err(error) = raft.transfer_leader(to).await
-            {
-                tracing::debug!(%error, "leadership stays");
-            }
+            tracing::debug!(%error, "leadership stays");
         }
+        true
     }
 
     /// One round of checkpoints of all groups; then segments go that neither a log nor a live message needs. Answers how many. Not to be called
