@@ -237,7 +237,8 @@ def test_a_channels_window_holds_over_queues_of_many_leaders(nodes, open_channel
 
 @pytest.mark.parametrize("consumer_on", ("leader", "other"))
 def test_an_auto_delete_queue_goes_with_the_node_of_its_last_consumer(nodes, open_channel, name, consumer_on):
-    names = [f"{name}-{at}" for at in range(6)]
+    # So many that each node leads some, and does not lead some.
+    names = [f"{name}-{at}" for at in range(24)]
     declare(open_channel(nodes[0]), names, auto_delete=True, durable=False)
     # Of these nobody ever was a consumer: they stay.
     idle = [f"{name}-idle-{at}" for at in range(3)]
@@ -332,7 +333,7 @@ def test_consumers_are_told_that_another_node_deleted_their_queue(nodes, open_ch
 
 
 def test_a_consumer_that_asked_for_it_is_cancelled_by_a_failover(nodes, open_channel, name):
-    names = [f"{name}-{at}" for at in range(12)]
+    names = [f"{name}-{at}" for at in range(24)]
     asking, staying = open_channel(nodes[0]), open_channel(nodes[0])
     publisher = open_channel(nodes[1])
     publisher.confirm_delivery()
@@ -340,7 +341,7 @@ def test_a_consumer_that_asked_for_it_is_cancelled_by_a_failover(nodes, open_cha
     stays = Collector(staying, names)
     for queue in names:
         publisher.basic_publish("", queue, b"held", PERSISTENT)
-    stays.wait(12, "deliveries")
+    stays.wait(24, "deliveries")
     asks = Collector(asking, names, {"x-cancel-on-ha-failover": True})
     moved = led_elsewhere(nodes, names, (0, 1))
     tags = dict(zip(names, asks.tags, strict=True))
@@ -352,7 +353,7 @@ def test_a_consumer_that_asked_for_it_is_cancelled_by_a_failover(nodes, open_cha
     for _ in range(2):
         for queue in moved:
             publisher.basic_publish("", queue, b"next", PERSISTENT)
-    stays.wait(12 + 2 * len(moved), "deliveries")
+    stays.wait(24 + 2 * len(moved), "deliveries")
     assert not stays.cancelled and not any(method.redelivered for method, _, _ in stays.got)
 
 

@@ -267,7 +267,7 @@ def test_reject_publish_without_confirms_drops_silently(ch, other, names):
     for body in (b"a", b"b"):
         other.publish("", name, body)
     other.call("basic.qos")
-    assert ch.bodies(name) == [b"a"]
+    assert other.bodies(name) == [b"a"]
 
 
 def test_reject_publish_refuses_where_one_of_two_queues_is_full(ch, names):

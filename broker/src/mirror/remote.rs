@@ -91,8 +91,14 @@ impl Remote {
 
     fn take_of(&self, node: u64) -> Vec<Told> {
         let mut inner = self.0.lock();
-        let of_node = inner.open.extract_if(.., |_, (asked, _)| *asked == node);
-        of_node.map(|(_, (_, told))| told).collect()
+        let ids: Vec<u64> = inner
+            .open
+            .iter()
+            .filter(|(_, (asked, _))| *asked == node)
+            .map(|(id, _)| *id)
+            .collect();
+        let told = ids.iter().filter_map(|id| inner.open.remove(id));
+        told.map(|(_, told)| told).collect()
     }
 }
 

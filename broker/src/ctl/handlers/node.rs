@@ -124,6 +124,13 @@ fn alarms(node: &Node) -> Vec<(String, &'static str)> {
     on
 }
 
+/// What nodes lack, each once.
+fn resources(node: &Node) -> Vec<&'static str> {
+    let on = alarms(node);
+    let lacks = |resource: &&str| on.iter().any(|(_, what)| what == resource);
+    ["memory", "disk"].into_iter().filter(lacks).collect()
+}
+
 pub fn alarms_text(node: &Node) -> String {
     let on = alarms(node);
     if on.is_empty() {
@@ -263,7 +270,7 @@ pub fn status(node: &Node) -> Result {
         "active_plugins": [],
         "config_files": [],
         "log_files": [],
-        "alarms": alarms(node),
+        "alarms": resources(node),
         "memory": {
             "strategy": "anonymous",
             "total": {"anonymous": memory.anonymous_bytes, "rss": memory.resident_bytes},
