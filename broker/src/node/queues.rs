@@ -251,7 +251,7 @@ impl Node {
         views
     }
 
-    /// [`Node::views`] for another node: each as [`VIEW_WORDS`] words, little-endian.
+    /// [`Node::views`] for another node: each as 20 words, little-endian.
     pub fn encode_views(&self) -> Vec<u8> {
         let views = self.views();
         let words = views.iter().flat_map(words_of);

@@ -39,7 +39,7 @@ impl Topology {
         self.nodes.get(&id)
     }
 
-    /// The nodes that were members once, by id; at most [`FORGOTTEN_MAX`].
+    /// The nodes that were members once, by id; at most 1,024, the last ones.
     pub fn forgotten_nodes(&self) -> impl Iterator<Item = &ForgottenNode> {
         self.forgotten.values()
     }
