@@ -1060,68 +1060,71 @@ impl Mirror {
         }
     }
 
-    /// Hands one leadership to a node that has fewer of its kind, if this one has two more than it.
+    /// Hands one leadership to a node that has fewer: of the groups of durable queues, of the others, of all.
     async fn spread(&self) {
-        let kind = |transient: bool| {
-            let of_kind = move |m: &&Mirrored| (m.group.id() >= MIRRORED_TRANSIENT) == transient;
-            self.groups.iter().filter(of_kind)
-        };
-        if !self.spread_some(kind(false)).await {
-            self.spread_some(kind(true)).await;
-        }
-    }
-
-    /// Whether a leadership of these groups was handed over, or none can be for now.
-    async fn spread_some(&self, groups: impl Iterator<Item = &Mirrored>) -> bool {
-        // Who leads what is known from the groups' members that this node hears.
         let (up, voters) = (self.up_nodes(), self.voters());
-        let mut count: BTreeMap<u64, usize> =
-            up.intersection(&voters).map(|node| (*node, 0)).collect();
-        count.retain(|node, _| !self.is_drained_node(*node));
-        let mut own = None;
-        for mirrored in groups {
-            let Some(raft) = mirrored.raft.get() else {
-                return true;
-            };
-            let leader = match raft.role() {
-                Role::Leading { .. } => {
-                    own = Some(raft);
-                    Some(self.id)
-                }
-                Role::Following { leader, .. } => Some(node_of(leader)),
-                // Not while somebody is being elected.
-                _ => return true,
-            };
-            if let Some(n) = leader.and_then(|l| count.get_mut(&l)) {
-                *n += 1;
+        // Who leads what, by kind; who is drained, or hears less than this node, gets nothing.
+        let mut led: [BTreeMap<u64, Vec<&Arc<NodeGroup>>>; 2] = Default::default();
+        for node in up.intersection(&voters) {
+            let fit = *node == self.id || self.reach(*node).is_superset(&up);
+            if fit && !self.is_drained_node(*node) {
+                led.iter_mut().for_each(|kind| {
+                    kind.insert(*node, Vec::new());
+                });
             }
         }
-        let mine = count.get(&self.id).copied().unwrap_or(0);
-        count.retain(|node, _| *node == self.id || self.reach(*node).is_superset(&up));
-        let Some((fewest, least)) = count.iter().min_by_key(|(_, n)| **n) else {
-            return true;
-        };
-        // One at a time: who has the most, the first of them.
-        let most = count
-            .iter()
-            .max_by_key(|(node, n)| (**n, std::cmp::Reverse(**node)));
-        let Some(raft) =
-            own.filter(|_| mine >= least + 2 && most.is_some_and(|(node, _)| *node == self.id))
-        else {
-            return false;
-        };
-        let to = raft
-            .membership()
-            .voter_ids()
-            .find(|member| node_of(*member) == *fewest);
-        // A member that is far behind would only make the group wait.
-        if let Some(to) = to
-            && raft.lag(to).is_some_and(|lag| lag < 64)
-            && let Err(error) = raft.transfer_leader(to).await
-        {
-            tracing::debug!(%error, "leadership stays");
+        for mirrored in &self.groups {
+            let Some(raft) = mirrored.raft.get() else {
+                return;
+            };
+            let leader = match raft.role() {
+                Role::Leading { .. } => self.id,
+                Role::Following { leader, .. } => node_of(leader),
+                // Not while somebody is being elected.
+                _ => return,
+            };
+            let kind = usize::from(mirrored.group.id() >= MIRRORED_TRANSIENT);
+            if let Some(groups) = led.get_mut(kind).and_then(|kind| kind.get_mut(&leader)) {
+                groups.push(raft);
+            }
         }
-        true
+        let [durable, transient] = &led;
+        let of = |kind: &BTreeMap<u64, Vec<_>>, node: u64| kind.get(&node).map_or(0, Vec::len);
+        let total = |node: u64| of(durable, node) + of(transient, node);
+        for (kind, all) in [
+            (durable, false),
+            (transient, false),
+            (durable, true),
+            (transient, true),
+        ] {
+            let count = |node: u64| if all { total(node) } else { of(kind, node) };
+            let nodes = || kind.keys().copied();
+            // One at a time: who has the most, the first of them.
+            let most = nodes().max_by_key(|node| (count(*node), std::cmp::Reverse(*node)));
+            let Some(fewest) = nodes().min_by_key(|node| count(*node)) else {
+                return;
+            };
+            let uneven = most == Some(self.id) && count(self.id) >= count(fewest) + 2;
+            if !uneven || of(kind, self.id) <= of(kind, fewest) {
+                continue;
+            }
+            let Some(raft) = kind.get(&self.id).and_then(|groups| groups.last()) else {
+                continue;
+            };
+            let mut members = raft
+                .membership()
+                .voter_ids()
+                .collect::<Vec<_>>()
+                .into_iter();
+            // A member that is far behind would only make the group wait.
+            if let Some(to) = members.find(|member| node_of(*member) == fewest)
+                && raft.lag(to).is_some_and(|lag| lag < 64)
+                && let Err(error) = raft.transfer_leader(to).await
+            {
+                tracing::debug!(%error, "leadership stays");
+            }
+            return;
+        }
     }
 
     /// One round of checkpoints of all groups; then segments go that neither a log nor a live message needs. Answers how many. Not to be called
