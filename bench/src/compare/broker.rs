@@ -34,8 +34,6 @@ enum Kind {
     RabbitMq(String),
     /// Three nodes of Leveret, by the program's path.
     LeveretCluster(String),
-    /// Three nodes of RabbitMQ by its start script; whether queues are quorum queues, or mirrored by policy (ha-mode all).
-    RabbitMqCluster(String, bool),
     /// Somebody else's; never started, stopped or paused.
     Address,
 }
@@ -49,8 +47,6 @@ pub struct Candidate {
     port: u16,
     folder: PathBuf,
     child: Option<Child>,
-    /// The other nodes that were started.
-    others: Vec<Child>,
     /// AMQP ports of the other nodes.
     other_ports: Vec<u16>,
     broker: Broker,
@@ -83,15 +79,6 @@ impl Candidate {
             let kind = Kind::LeveretCluster(path);
             list.push(Candidate::new("Leveret, 3 nodes", kind, folder)?);
         }
-        for (flag, name, quorum) in [
-            ("rabbitmq-mirrored", "RabbitMQ, ha-mode all", false),
-            ("rabbitmq-quorum", "RabbitMQ, quorum", true),
-        ] {
-            if flags.switch(flag) {
-                let kind = Kind::RabbitMqCluster(RABBITMQ_SCRIPT.into(), quorum);
-                list.push(Candidate::new(name, kind, folder)?);
-            }
-        }
         for pair in flags.all("command")? {
             let (name, command) = named(&pair)?;
             list.push(Candidate::new(
@@ -112,7 +99,7 @@ impl Candidate {
 
     fn new(name: &str, kind: Kind, folder: &Path) -> Result<Candidate> {
         let (port, other_ports) = match kind {
-            Kind::LeveretCluster(_) | Kind::RabbitMqCluster(..) => {
+            Kind::LeveretCluster(_) => {
                 let first = free_ports_in_a_row()?;
                 (first, (1..NODES).map(|n| first + n).collect())
             }
@@ -125,7 +112,6 @@ impl Candidate {
             port,
             folder: folder.join(name.replace(['/', ' ', ','], "_")),
             child: None,
-            others: Vec::new(),
             other_ports,
             broker: Broker::default(),
             helper_port: None,
@@ -156,9 +142,9 @@ impl Candidate {
                 command.args(arguments);
                 Some(command)
             }
-            Kind::RabbitMq(script) | Kind::RabbitMqCluster(script, _) => {
+            Kind::RabbitMq(script) => {
                 let helper_port = free_port()?;
-                let command = self.rabbitmq(script, &data, self.port, helper_port)?;
+                let command = self.rabbitmq(script, &data, helper_port)?;
                 self.helper_port = Some(helper_port);
                 Some(command)
             }
@@ -176,10 +162,6 @@ impl Candidate {
             self.child = Some(command.spawn().context(format!("starting {}", self.name))?);
         }
         self.wait_until_open(begin, self.port)?;
-        if let Kind::RabbitMqCluster(script, quorum) = &self.kind {
-            let (script, quorum) = (script.clone(), *quorum);
-            self.join_rabbitmqs(&script, &data, quorum, begin)?;
-        }
         for port in self.other_ports.clone() {
             self.wait_until_open(begin, port)?;
         }
@@ -189,54 +171,7 @@ impl Candidate {
         Ok(start_s)
     }
 
-    /// Starts the other nodes of a RabbitMQ cluster, and makes it one.
-    fn join_rabbitmqs(
-        &mut self,
-        script: &str,
-        data: &Path,
-        quorum: bool,
-        begin: u64,
-    ) -> Result<()> {
-        let helper_port = self.helper_port.unwrap_or_default();
-        for port in self.other_ports.clone() {
-            let log = File::create(self.folder.join(format!("output-{port}.log")))
-                .context("creating a log")?;
-            let errors = log.try_clone().context("dup")?;
-            let mut node = self.rabbitmq(script, data, port, helper_port)?;
-            node.stdin(Stdio::null()).stdout(log).stderr(errors);
-            self.others
-                .push(node.spawn().context("starting a node of RabbitMQ")?);
-            self.wait_until_open(begin, port)?;
-            let first = format!("bench{}@localhost", self.port);
-            for words in [&["stop_app"][..], &["join_cluster", &first], &["start_app"]] {
-                self.rabbitmqctl(script, data, (port, helper_port), words)?;
-            }
-        }
-        if !quorum {
-            let words = ["set_policy", "mirrored", ".*", r#"{"ha-mode":"all"}"#];
-            self.rabbitmqctl(script, data, (self.port, helper_port), &words)?;
-        }
-        Ok(())
-    }
-
-    fn rabbitmqctl(
-        &self,
-        script: &str,
-        data: &Path,
-        (port, helper_port): (u16, u16),
-        words: &[&str],
-    ) -> Result<()> {
-        let program = script.replace("rabbitmq-server", "rabbitmqctl");
-        let mut command = self.rabbitmq(&program, data, port, helper_port)?;
-        let done = command.args(words).output().context("rabbitmqctl")?;
-        if done.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        Err(Error::Failed(format!("rabbitmqctl {words:?}: {said}")))
-    }
-
-    fn rabbitmq(&self, script: &str, data: &Path, port: u16, helper_port: u16) -> Result<Command> {
+    fn rabbitmq(&self, script: &str, data: &Path, helper_port: u16) -> Result<Command> {
         let config = self.folder.join("rabbitmq.conf");
         fs::write(&config, "loopback_users.guest = true\n").context("writing rabbitmq.conf")?;
         let plugins = self.folder.join("enabled_plugins");
@@ -244,9 +179,9 @@ impl Candidate {
         let mut command = Command::new(script);
         command
             .env("HOME", &self.folder)
-            .env("RABBITMQ_NODENAME", format!("bench{port}@localhost"))
+            .env("RABBITMQ_NODENAME", format!("bench{}@localhost", self.port))
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_NODE_PORT", port.to_string())
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
             .env("RABBITMQ_DIST_PORT", free_port()?.to_string())
             .env("RABBITMQ_MNESIA_BASE", data)
             .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
@@ -298,16 +233,6 @@ impl Candidate {
                 break;
             }
             thread::sleep(LOOK_AGAIN);
-        }
-        for mut other in self.others.drain(..) {
-            while matches!(other.try_wait(), Ok(None)) {
-                if seconds(now_ns() - begin) > STOP_S {
-                    let _ = other.kill();
-                    let _ = other.wait();
-                    break;
-                }
-                thread::sleep(LOOK_AGAIN);
-            }
         }
         self.broker.pids.clear();
         if let Some(pid) = self.helper_port.take().and_then(listener_of) {
@@ -381,9 +306,6 @@ impl Candidate {
     /// Flags that a scenario gets besides its own.
     pub fn flags(&self) -> Vec<String> {
         match self.kind {
-            Kind::RabbitMqCluster(_, true) => {
-                vec!["--queue-arg".into(), "x-queue-type=quorum".into()]
-            }
             Kind::LeveretCluster(_) => vec!["--queue-arg".into(), "x-ha-policy=all".into()],
             _ => Vec::new(),
         }
@@ -422,12 +344,6 @@ impl Candidate {
         match &self.kind {
             Kind::Address => "running already; its settings are not known".into(),
             Kind::RabbitMq(_) => "Debian's package, default settings, no plugins".into(),
-            Kind::RabbitMqCluster(_, true) => {
-                "three nodes of Debian's package, default settings, x-queue-type=quorum; a confirm: written and synced by a majority".into()
-            }
-            Kind::RabbitMqCluster(_, false) => {
-                "three nodes of Debian's package, default settings, policy ha-mode=all; a confirm: accepted by all mirrors, persistent messages synced by them".into()
-            }
             Kind::LeveretCluster(_) => {
                 "`local-cluster --nodes 3`; a confirm: synced by a majority if the queue is durable, else written by one".into()
             }

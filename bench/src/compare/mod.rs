@@ -83,7 +83,7 @@ pub fn compare(mut flags: Flags) -> Result<bool> {
     flags.finish()?;
     if brokers.is_empty() {
         return Err(Error::Usage(
-            "compare needs --leveret, --rabbitmq, --leveret-cluster, --rabbitmq-mirrored, --rabbitmq-quorum, --command or --address".into(),
+            "compare needs --leveret, --rabbitmq, --leveret-cluster, --command or --address".into(),
         ));
     }
     let outcome = compare.run(&mut brokers);
