@@ -20,7 +20,7 @@ use leveret_queue::entry::{BatchBuilder, EntryReader, MemoryGauge, Part};
 use leveret_queue::{
     Applied, ConsumerSlot, ConsumerSpec, DeadLetter, Delivery, Effects, EntryBuf, EntryBuilder,
     EntryError, Limiter, Link, Location, Machine, Overflow, PartOutcome, QueueId, QueueState,
-    QueueView, Replica, Seq, SeqRange, Settings, Waiter,
+    QueueView, Replica, SeqRange, Settings, Waiter,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -28,14 +28,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::message::{Attach, Claim, ConsumerKey, Down, Item, SessionId, SettleSeqs, Up};
 use super::session::Leader;
 use super::staging::Staging;
-use crate::node::BodyStore;
+use crate::node::{BodyStore, Relocate};
 
 /// Proposals under way at most; what comes meanwhile is gathered into the next.
 const PROPOSALS_MAX: usize = 4;
 /// A batch is not gathered any further past this many bytes.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// A record of relocated messages is written when it is this large.
-const RELOCATED_BYTES: usize = 256 << 10;
 /// How long a new leader waits for the sessions of nodes that are up; those that are silent for 1.5 s are not.
 pub const CLAIMS_WAIT_MS: u64 = 2000;
 
@@ -952,58 +950,30 @@ impl MirrorGroup {
             queues.map(|(id, queue)| (id, queue.clone())).collect()
         };
         queues.sort_unstable_by_key(|(id, _)| *id);
-        let mut written = 0;
-        let mut last = None;
-        let mut entry = EntryBuilder::default();
-        let mut moved: Vec<(QueueId, Seq)> = Vec::new();
-        for &segment in segments {
-            if queues.is_empty() || written >= bytes_max {
-                break;
-            }
-            let start = leveret_storage::Location::new(segment, 0);
-            for record in self.store.journal().walk_segment(start) {
-                let record = record?;
-                if record.header.group != self.id {
-                    continue;
-                }
-                for (places, message) in crate::node::live_messages(&record, &queues) {
-                    entry.relocated(&places, &message);
-                    moved.extend(places);
-                    if entry.len() >= RELOCATED_BYTES {
-                        written += entry.len() as u64;
-                        last = self.write_relocated(&mut entry, &mut moved)?.or(last);
-                    }
-                }
-            }
-            written += entry.len() as u64;
-            last = self.write_relocated(&mut entry, &mut moved)?.or(last);
-        }
-        Ok((written, last))
-    }
-
-    fn write_relocated(
-        &self,
-        entry: &mut EntryBuilder,
-        moved: &mut Vec<(QueueId, Seq)>,
-    ) -> Result<Option<leveret_storage::Location>, ReclaimError> {
-        if moved.is_empty() {
-            return Ok(None);
-        }
-        let entry = std::mem::take(entry).finish(None).to_bytes();
-        let kind = leveret_storage::RecordKind::Relocated;
         let journal = self.store.journal();
-        let at = journal.append(kind, 0, self.id, 0, 0, entry, false)?;
-        let location = Location(at.to_u64());
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        for (queue, seq) in moved.drain(..) {
-            // Each record is its own barrier: nothing is known of what lies before it.
-            state.replica.relocated(queue, seq, location, location);
-            if let Some(leading) = state.leading.as_mut() {
-                leading.machine.relocated(queue, seq, location);
+        let what = Relocate {
+            journal,
+            group: self.id,
+            queues: &queues,
+        };
+        let mut last = None;
+        let written = what.run(segments, bytes_max, |entry, moved| {
+            let kind = leveret_storage::RecordKind::Relocated;
+            let at = journal.append(kind, 0, self.id, 0, 0, entry, false)?;
+            last = Some(at);
+            let location = Location(at.to_u64());
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
+            for (queue, seq) in moved {
+                // Each record is its own barrier: nothing is known of what lies before it.
+                state.replica.relocated(queue, seq, location, location);
+                if let Some(leading) = state.leading.as_mut() {
+                    leading.machine.relocated(queue, seq, location);
+                }
             }
-        }
-        Ok(Some(at))
+            Ok(())
+        })?;
+        Ok((written, last))
     }
 
     /// Where its messages are.

@@ -19,7 +19,7 @@ use leveret_queue::{
 use leveret_storage::{AppendError, Journal, Record};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::store::BodyStore;
+use super::store::{BodyStore, Relocate};
 use super::transaction::{Committed, Part};
 
 pub use leveret_queue::Settle;
@@ -469,62 +469,23 @@ impl Reclaim for QueueGroup {
     }
 
     fn relocate(&self, segments: &[u32], bytes_max: u64) -> Result<u64, ReclaimError> {
-        let queues = self.state.lock().machine.snapshot();
-        let mut written = 0;
-        for &segment in segments {
-            if written >= bytes_max {
-                break;
+        let (queues, journal) = {
+            let state = self.state.lock();
+            (state.machine.snapshot(), Arc::clone(state.log.journal()))
+        };
+        let what = Relocate {
+            journal: &journal,
+            group: self.id,
+            queues: &queues,
+        };
+        what.run(segments, bytes_max, |entry, moved| {
+            let mut state = self.state.lock();
+            let at = state.log.append(entry, false)?;
+            for (queue, seq) in moved {
+                state.machine.relocated(queue, seq, Location(at.to_u64()));
             }
-            written += self.relocate_segment(segment, &queues)?;
-        }
-        Ok(written)
-    }
-}
-
-impl QueueGroup {
-    fn relocate_segment(
-        &self,
-        segment: u32,
-        queues: &[(QueueId, QueueState)],
-    ) -> Result<u64, ReclaimError> {
-        /// An entry of relocated messages is written when it is this large.
-        const ENTRY_BYTES: usize = 256 * 1024;
-        let journal = self.state.lock().log.journal().clone();
-        let mut written = 0;
-        let mut entry = EntryBuilder::default();
-        let mut moved: Vec<(QueueId, Seq)> = Vec::new();
-        for record in journal.walk_segment(leveret_storage::Location::new(segment, 0)) {
-            let record = record?;
-            if record.header.group != self.id {
-                continue;
-            }
-            for (places, message) in super::store::live_messages(&record, queues) {
-                entry.relocated(&places, &message);
-                moved.extend(places);
-                if entry.len() >= ENTRY_BYTES {
-                    written += self.write_relocated(&mut entry, &mut moved)?;
-                }
-            }
-        }
-        written += self.write_relocated(&mut entry, &mut moved)?;
-        Ok(written)
-    }
-
-    fn write_relocated(
-        &self,
-        entry: &mut EntryBuilder,
-        moved: &mut Vec<(QueueId, Seq)>,
-    ) -> Result<u64, ReclaimError> {
-        if moved.is_empty() {
-            return Ok(0);
-        }
-        let entry = std::mem::take(entry).finish(None);
-        let mut state = self.state.lock();
-        let at = state.log.append(entry.to_bytes(), false)?;
-        for (queue, seq) in moved.drain(..) {
-            state.machine.relocated(queue, seq, Location(at.to_u64()));
-        }
-        Ok(entry.len() as u64)
+            Ok(())
+        })
     }
 }
 

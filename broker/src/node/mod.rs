@@ -43,7 +43,7 @@ pub use maintenance::{Maintenance, ProcessMemory, machine_memory_bytes, process_
 pub use metadata::Metadata;
 pub use open::{Imported, StartError, StartReport};
 pub use reply_routes::ReplyRoutes;
-pub use store::{BodyStore, live_messages};
+pub use store::{BodyStore, Relocate};
 pub use transaction::{Committed, Transaction};
 
 /// See the module.

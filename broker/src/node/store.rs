@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use leveret_cluster::METADATA_GROUP;
+use bytes::Bytes;
+use leveret_cluster::reclaim::ReclaimError;
+use leveret_cluster::{GroupId, METADATA_GROUP};
 use leveret_queue::entry::batch::{self, read_messages};
 use leveret_queue::entry::{EntryReader, MemoryGauge, Op};
 use leveret_queue::{
@@ -186,8 +188,67 @@ impl Store for BodyStore {
     }
 }
 
+/// Messages of one group that are to move out of segments.
+pub struct Relocate<'a> {
+    /// Where they are.
+    pub journal: &'a Journal,
+    /// Whose.
+    pub group: GroupId,
+    /// What lives, sorted by id.
+    pub queues: &'a [(QueueId, QueueState)],
+}
+
+impl Relocate<'_> {
+    /// Has `write` append what lives in these segments, an entry at a time, with the places of its messages; ends behind the segment in
+    /// which about `bytes_max` bytes are reached. Answers how many bytes there were.
+    ///
+    /// # Errors
+    /// A segment cannot be read, or what `write` says.
+    pub fn run(
+        &self,
+        segments: &[u32],
+        bytes_max: u64,
+        mut write: impl FnMut(Bytes, Vec<(QueueId, Seq)>) -> Result<(), ReclaimError>,
+    ) -> Result<u64, ReclaimError> {
+        /// An entry of relocated messages is written when it is this large.
+        const ENTRY_BYTES: usize = 256 << 10;
+        let mut written = 0;
+        let mut entry = EntryBuilder::default();
+        let mut moved = Vec::new();
+        let mut flush = |entry: &mut EntryBuilder, moved: &mut Vec<_>| {
+            if moved.is_empty() {
+                return Ok(0);
+            }
+            let bytes = std::mem::take(entry).finish(None).to_bytes();
+            let len = bytes.len() as u64;
+            write(bytes, std::mem::take(moved)).map(|()| len)
+        };
+        for &segment in segments {
+            if self.queues.is_empty() || written >= bytes_max {
+                break;
+            }
+            let start = leveret_storage::Location::new(segment, 0);
+            for record in self.journal.walk_segment(start) {
+                let record = record?;
+                if record.header.group != self.group {
+                    continue;
+                }
+                for (places, message) in live_messages(&record, self.queues) {
+                    entry.relocated(&places, &message);
+                    moved.extend(places);
+                    if entry.len() >= ENTRY_BYTES {
+                        written += flush(&mut entry, &mut moved)?;
+                    }
+                }
+            }
+            written += flush(&mut entry, &mut moved)?;
+        }
+        Ok(written)
+    }
+}
+
 /// The messages of a record that live according to `queues` (sorted by id), each with the places where it does.
-pub fn live_messages(
+fn live_messages(
     record: &Record,
     queues: &[(QueueId, QueueState)],
 ) -> Vec<(Vec<(QueueId, Seq)>, Message)> {
