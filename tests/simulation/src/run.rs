@@ -172,6 +172,18 @@ impl World {
         }
     }
 
+    /// Whether every group has a leader.
+    fn is_led(&self) -> bool {
+        let led = |at: usize| {
+            let mut states = self
+                .nodes
+                .iter()
+                .flat_map(|n| self.groups(n.id).into_iter().nth(at));
+            states.any(|state| state.leads().is_some())
+        };
+        (0..self.common.groups.len()).all(led)
+    }
+
     /// What keeps the cluster from being well.
     fn ails(&self) -> Option<String> {
         for (at, group) in self.common.groups.iter().enumerate() {
@@ -250,6 +262,8 @@ struct Plan {
     nodes: u64,
     groups: Vec<GroupId>,
     kinds: Vec<Kind>,
+    /// Faults begin when every group has a leader.
+    led_first: bool,
     lasts_ms: u64,
     pause_ms: u64,
     load: (u64, u64),
@@ -273,12 +287,26 @@ impl Plan {
         if kinds.is_empty() {
             kinds.push(Kind::Kill);
         }
+        // Many short histories and few long ones: most of what goes wrong needs few faults, close together.
+        let (led_first, lasts_ms, pause_ms) = match random.one_in(5) {
+            true => (
+                random.one_in(4),
+                random.skewed(1500, 8000),
+                random.skewed(40, 800),
+            ),
+            false => (
+                !random.one_in(4),
+                random.skewed(300, 1600),
+                random.skewed(20, 300),
+            ),
+        };
         Plan {
             nodes: if random.one_in(6) { 5 } else { 3 },
             groups,
             kinds,
-            lasts_ms: random.skewed(1500, 8000),
-            pause_ms: random.skewed(40, 800),
+            led_first,
+            lasts_ms,
+            pause_ms,
             load: (random.skewed(20, 500), random.skewed(10, 500)),
             log_keep_bytes: if random.one_in(2) { 0 } else { 20_000 },
         }
@@ -345,8 +373,8 @@ async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     }
     let mut faults: BTreeMap<Kind, u64> = BTreeMap::new();
     // Faults from the start on, in some runs.
-    if world.random.one_in(4) {
-        world.pass(2500).await;
+    while plan.led_first && judge.now_ms() < HEAL_MS && !world.is_led() {
+        world.pass(100).await;
     }
     let until = judge.now_ms() + plan.lasts_ms;
     while judge.now_ms() < until && judge.failure().is_none() {
@@ -360,7 +388,7 @@ async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     world.heal().await;
     let healing = judge.now_ms();
     // Clients go on for a moment, and are served.
-    world.pass(500).await;
+    world.pass(300).await;
     world.quiet.store(true, Ordering::Relaxed);
     loop {
         world.pass(20).await;

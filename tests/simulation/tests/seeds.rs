@@ -18,12 +18,15 @@
 //! | an append counts when it is written, before the sync | not in 170 s: the simulated writer does both in one step, so that only a power cut within it parts them |
 //! | the replica forgets the numbers of sessions | not in 170 s: the leader of this simulation looks at them before it proposes |
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use leveret_simulation::run::{Report, run};
+use leveret_simulation::run::{Report, Violation, run};
 
 /// Seeds of the default test at most.
-const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 3000 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 4000 };
 /// The default test begins no further seed after so long.
 const LASTS: Duration = Duration::from_secs(60);
 
@@ -43,6 +46,49 @@ fn checked(seed: u64) -> Report {
     }
 }
 
+/// What came of all seeds.
+#[derive(Default)]
+struct Sum {
+    done: u64,
+    slowest_ms: u64,
+    report: Report,
+    violation: Option<Box<Violation>>,
+}
+
+/// A thread for each core; each takes the next seed.
+fn all(first: u64, count: u64, lasts: Option<Duration>) -> Sum {
+    let (start, next) = (Instant::now(), AtomicU64::new(first));
+    let (sum, over) = (Mutex::new(Sum::default()), AtomicBool::new(false));
+    let work = || {
+        while lasts.is_none_or(|lasts| start.elapsed() < lasts) && !over.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed - first >= count {
+                return;
+            }
+            let result = run(seed, false);
+            let mut sum = sum.lock().expect("no thread panics with it");
+            match result {
+                Ok(report) => {
+                    sum.done += 1;
+                    sum.slowest_ms = sum.slowest_ms.max(report.healed_ms);
+                    sum.report.add(&report);
+                }
+                Err(violation) => {
+                    over.store(true, Ordering::Relaxed);
+                    sum.violation.get_or_insert(violation);
+                }
+            }
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(work);
+        }
+    });
+    sum.into_inner().expect("no thread panics with it")
+}
+
 #[test]
 fn seeds() {
     if let Some(seed) = number("LEVERET_SIM_SEED") {
@@ -55,30 +101,29 @@ fn seeds() {
     let asked = number("LEVERET_SIM_SEEDS");
     let first = number("LEVERET_SIM_FIRST").unwrap_or(1);
     let start = Instant::now();
-    let (mut done, mut sum, mut slowest) = (0, Report::default(), 0);
-    for seed in first..first + asked.unwrap_or(SEEDS) {
-        if asked.is_none() && start.elapsed() > LASTS {
-            break;
-        }
-        let report = checked(seed);
-        done += 1;
-        slowest = slowest.max(report.healed_ms);
-        sum.add(&report);
+    let lasts = asked.is_none().then_some(LASTS);
+    let sum = all(first, asked.unwrap_or(SEEDS), lasts);
+    if let Some(violation) = sum.violation {
+        panic!("{violation}");
     }
+    let (done, slowest) = (sum.done, sum.slowest_ms);
     println!(
-        "{done} seeds in {:?}, healed within {slowest} ms: {sum:#?}",
-        start.elapsed()
+        "{done} seeds in {:?}, healed within {slowest} ms: {:#?}",
+        start.elapsed(),
+        sum.report
     );
     // A simulation that does nothing finds nothing.
-    assert!(sum.messages.1 > 0 && sum.entries > 0);
+    assert!(sum.report.messages.1 > 0 && sum.report.entries > 0);
 }
 
+/// Also on another thread, beside others.
 #[test]
 fn the_same_seed_is_the_same_run() {
-    for seed in [1, 2, 3] {
-        assert_eq!(checked(seed), checked(seed), "seed {seed}");
-        if cfg!(debug_assertions) {
-            return;
-        }
-    }
+    let count = if cfg!(debug_assertions) { 1 } else { 3 };
+    let runs = || (1..=count).map(checked).collect::<Vec<_>>();
+    let (one, other) = thread::scope(|scope| {
+        let other = scope.spawn(runs);
+        (runs(), other.join().expect("it ends"))
+    });
+    assert_eq!(one, other);
 }
