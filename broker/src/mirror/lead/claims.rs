@@ -30,7 +30,7 @@ impl MirrorGroup {
             drop(guard);
             return self.step_down();
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     /// Handles what a session says, or holds it back with all that follows until the metadata have what it names. `false`: this

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use bytes::Bytes;
-use leveret_queue::entry::BatchBuilder;
+use leveret_queue::entry::{BatchBuilder, MemoryGauge};
 use leveret_queue::{
     ConsumerSlot, ConsumerSpec, Effects, EntryBuilder, Link, Machine, Overflow, QueueId, Replica,
     SeqRange,
@@ -13,8 +13,8 @@ use leveret_queue::{
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::Reign;
 use super::link::{Attached, Outgoing, PeerLink, granted};
+use super::{Done, Reign, SETTLES_HELD_BYTES, SETTLES_HELD_MS};
 use crate::mirror::message::{Attach, ConsumerKey, SessionId, SettleSeqs, Up};
 use crate::node::BodyStore;
 
@@ -53,6 +53,8 @@ pub(super) struct Leading {
     pub(super) peers: FxHashMap<SessionId, Peer>,
     /// What is to be proposed next.
     pub(super) batch: BatchBuilder,
+    /// When the batch is to be proposed: at once (0) if somebody waits for what is in it. `u64::MAX`: there is none.
+    pub(super) due_ms: u64,
     pub(super) proposals: usize,
     /// An entry of this era was applied: nobody else leads, or has led since the era began.
     pub(super) proven: bool,
@@ -71,6 +73,30 @@ pub(super) fn looks_at(up: &Up) -> Option<QueueId> {
 }
 
 impl Leading {
+    /// Whether there is a batch that should wait no longer for more to come.
+    pub(super) fn is_due(&self, now_ms: u64) -> bool {
+        let full = self.batch.len() >= SETTLES_HELD_BYTES;
+        !self.batch.is_empty() && (full || self.due_ms <= now_ms)
+    }
+
+    /// Somebody waits for what is in the batch.
+    pub(super) fn hurry(&mut self) {
+        self.due_ms = 0;
+    }
+
+    /// Nobody waits for what was put into the batch, but it is not to be late.
+    pub(super) fn hold(&mut self, now_ms: u64) {
+        self.due_ms = self.due_ms.min(now_ms + SETTLES_HELD_MS);
+    }
+
+    /// The batch, as it is to be proposed.
+    pub(super) fn take_batch(&mut self, gauge: &Arc<MemoryGauge>) -> Done {
+        self.proposals += 1;
+        self.due_ms = u64::MAX;
+        let batch = std::mem::take(&mut self.batch);
+        Done::Propose(self.reign.term, batch.finish(Some(Arc::clone(gauge))))
+    }
+
     /// Whether a request of a session has to wait for what the session has published before: until the number that is answered is applied.
     pub(super) fn is_early(&self, replica: &Replica, session: SessionId, up: &Up) -> Option<u64> {
         let queue = looks_at(up)?;

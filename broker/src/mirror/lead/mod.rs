@@ -16,6 +16,8 @@ mod link;
 mod nodes;
 mod requests;
 mod term;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +38,11 @@ use crate::node::BodyStore;
 
 /// Proposals under way at most; what comes meanwhile is gathered into the next.
 const PROPOSALS_MAX: usize = 4;
+/// Milliseconds that settles wait for a message to share an entry with: nobody waits for an acknowledgement to be committed, and an
+/// entry costs each mirror an fsync.
+const SETTLES_HELD_MS: u64 = 5;
+/// Bytes of settles that do not wait.
+const SETTLES_HELD_BYTES: usize = 64 << 10;
 /// A batch is not gathered any further past this many bytes.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// How long a new leader waits for the sessions of nodes that are up; those that are silent for 1.5 s are not.
@@ -203,20 +210,21 @@ impl MirrorGroup {
     }
 
     /// Takes what the machine did by itself, proposes what there is, and lets everything out that is to leave the lock.
-    fn finish(&self, mut guard: MutexGuard<'_, State>) {
+    fn finish(&self, mut guard: MutexGuard<'_, State>, now_ms: u64) {
         if let Some(leading) = guard.leading.as_mut() {
-            self.collect(leading);
-            if leading.proposals < PROPOSALS_MAX && !leading.batch.is_empty() {
-                leading.proposals += 1;
-                let batch = std::mem::take(&mut leading.batch);
-                let payload = batch.finish(Some(Arc::clone(&self.gauge)));
-                let done = Done::Propose(leading.reign.term, payload);
+            self.collect(leading, now_ms);
+            let may_propose = leading.proposals < PROPOSALS_MAX;
+            if may_propose && leading.is_due(now_ms) {
+                let done = leading.take_batch(&self.gauge);
                 self.out.lock().push_back(done);
             }
-            let next = match leading.machine.is_armed() {
+            let mut next = match leading.machine.is_armed() {
                 true => leading.until_ms,
                 false => leading.machine.next_timer_ms().unwrap_or(u64::MAX),
             };
+            if may_propose && !leading.batch.is_empty() {
+                next = next.min(leading.due_ms);
+            }
             if self.next_timer_ms.swap(next, Ordering::Relaxed) > next {
                 self.surroundings.timer(self.id, next);
             }
@@ -225,15 +233,21 @@ impl MirrorGroup {
         self.pump();
     }
 
-    fn collect(&self, leading: &mut Leading) {
+    fn collect(&self, leading: &mut Leading, now_ms: u64) {
         let effects = &mut leading.effects;
+        if !effects.created.is_empty() || !effects.used.is_empty() {
+            leading.due_ms = 0;
+        }
         for (queue, levels) in effects.created.drain(..) {
             leading.batch.create(queue, levels);
         }
         for queue in effects.used.drain(..) {
             leading.batch.used(queue);
         }
-        leading.batch.own(std::mem::take(&mut effects.journal));
+        if !effects.journal.is_empty() {
+            leading.due_ms = leading.due_ms.min(now_ms + SETTLES_HELD_MS);
+            leading.batch.own(std::mem::take(&mut effects.journal));
+        }
         let mut out = self.out.lock();
         out.extend(effects.dead.drain(..).map(Done::Dead));
         out.extend(effects.unused.drain(..).map(Done::Unused));

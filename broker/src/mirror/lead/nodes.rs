@@ -20,7 +20,7 @@ impl MirrorGroup {
         if let Some(leading) = guard.leading.as_mut() {
             leading.machine.create(id, settings, now_ms);
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     /// A queue's settings have changed.
@@ -32,7 +32,7 @@ impl MirrorGroup {
                 .machine
                 .update(id, settings, now_ms, &*self.store, effects);
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     /// The metadata has the queue no more.
@@ -46,11 +46,12 @@ impl MirrorGroup {
             }
             if gone.is_some() || state.replica.queue(id).is_some() {
                 // What was settled or admitted before is applied before, or to nothing.
-                self.collect(leading);
+                self.collect(leading, 0);
                 leading.batch.remove(id);
+                leading.hurry();
             }
         }
-        self.finish(guard);
+        self.finish(guard, 0);
     }
 
     /// Whether a queue has no consumers; `false` if this node cannot tell.
@@ -75,7 +76,7 @@ impl MirrorGroup {
                 .machine
                 .tick(now_ms, TIMERS_MAX, &*self.store, effects);
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     /// The metadata here has everything up to an index: who waited for a queue goes on.
@@ -105,7 +106,7 @@ impl MirrorGroup {
                 }
             }
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     /// A new life of a node has begun: what its earlier ones held returns, and what was applied of them need not be known any more.
@@ -117,8 +118,9 @@ impl MirrorGroup {
                 session.node == life.node && session.incarnation < life.incarnation
             });
             forget_before(&state.replica, &mut leading.batch, life);
+            leading.hold(now_ms);
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     /// A node cannot be heard: nobody waits for its claims.
@@ -128,7 +130,7 @@ impl MirrorGroup {
         if let Some(leading) = state.leading.as_mut() {
             self.await_no_more(leading, &state.replica, node, now_ms);
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     /// A node cannot be heard, and a majority can: what its connections hold returns.
@@ -141,7 +143,7 @@ impl MirrorGroup {
                 self.tell(leading, session, Down::NotLeading);
             }
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
     }
 
     pub(super) fn release_where(

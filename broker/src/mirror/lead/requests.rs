@@ -167,6 +167,7 @@ impl MirrorGroup {
             Up::Purge { request, queue } => {
                 let effects = &mut leading.effects;
                 let messages = leading.machine.purge(queue, now_ms, store, effects);
+                leading.hurry();
                 self.tell(leading, session, Down::Purged { request, messages });
             }
             Up::Counts {
@@ -293,19 +294,20 @@ impl MirrorGroup {
             leading
                 .machine
                 .admit(&mut builder, now_ms, &*self.store, &mut leading.effects);
-        self.collect(leading);
+        self.collect(leading, now_ms);
         if !outcome.refused.is_empty()
             && let Some(peer) = leading.peers.get_mut(&session)
         {
             peer.refused.push_back((number, outcome.refused));
         }
+        match builder.ops() {
+            0 => leading.hold(now_ms),
+            _ => leading.hurry(),
+        }
         let entry = builder.finish(None);
         leading.batch.entry(session, number, &entry);
         if leading.batch.len() >= BATCH_BYTES_MAX {
-            leading.proposals += 1;
-            let full = std::mem::take(&mut leading.batch);
-            let payload = full.finish(Some(Arc::clone(&self.gauge)));
-            let done = Done::Propose(leading.reign.term, payload);
+            let done = leading.take_batch(&self.gauge);
             self.out.lock().push_back(done);
         }
     }

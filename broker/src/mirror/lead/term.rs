@@ -55,7 +55,7 @@ impl MirrorGroup {
             if applied.has_gap() {
                 // A batch before it was refused by Raft: everything that is not committed comes again, in order.
                 tracing::warn!(group = self.id, index, "a batch was lost; beginning anew");
-                self.finish(guard);
+                self.finish(guard, now_ms);
                 self.step_down();
                 return Ok(());
             }
@@ -63,7 +63,7 @@ impl MirrorGroup {
                 self.handle(leading, &state.replica, session, up, now_ms);
             }
         }
-        self.finish(guard);
+        self.finish(guard, now_ms);
         Ok(())
     }
 
@@ -135,13 +135,14 @@ impl MirrorGroup {
             effects: Effects::default(),
             peers: FxHashMap::default(),
             batch: BatchBuilder::default(),
+            due_ms: u64::MAX,
             proposals: 1,
             proven: false,
             awaited: nodes.into_iter().collect(),
             until_ms: u64::MAX,
             deferred: Vec::new(),
         }));
-        self.finish(guard);
+        self.finish(guard, now_ms);
         self.leader_of(reign)
     }
 
