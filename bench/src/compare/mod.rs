@@ -6,6 +6,7 @@
 
 mod broker;
 mod limits;
+mod plot;
 mod record;
 mod report;
 mod scenario;
@@ -14,6 +15,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::clock::{now_ns, seconds};
 use crate::error::{Context, Error, Result};
@@ -23,6 +26,13 @@ use broker::Candidate;
 pub use limits::limit;
 use record::Record;
 use scenario::{Scenario, Step};
+
+/// A queue that has not all its messages by then, after a start, has lost some.
+const FILLED_S: f64 = 120.0;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Where a report goes without `--out`.
+const RESULTS: &str = "bench/results";
 
 /// The scenarios without `--scenarios`.
 const SINGLE_NODE: &str = include_str!("../../scenarios/single-node.txt");
@@ -47,14 +57,25 @@ struct Compare {
 /// A broker does not start, or a file cannot be written. A scenario that fails is noted and the
 /// comparison goes on.
 pub fn compare(mut flags: Flags) -> Result<bool> {
-    let out = PathBuf::from(flags.text("out")?.unwrap_or_else(|| "compare.md".into()));
+    let out = flags.text("out")?.map_or_else(
+        || PathBuf::from(RESULTS).join(today() + ".md"),
+        PathBuf::from,
+    );
+    if let Some(folder) = out.parent() {
+        fs::create_dir_all(folder).context(format!("creating {}", folder.display()))?;
+    }
     let log_path = out.with_extension("jsonl");
     if flags.switch("report-only") {
+        let more = flags.all("results")?;
         flags.finish()?;
-        let records = record::read(&log_path)?;
-        return fs::write(&out, report::markdown(&records))
-            .context("writing")
-            .map(|()| true);
+        let mut records = match more.as_slice() {
+            [] => record::read(&log_path)?,
+            _ => Vec::new(),
+        };
+        for path in more {
+            records.extend(record::read(Path::new(&path))?);
+        }
+        return write_report(&out, &record::once(records)).map(|()| true);
     }
     let parent = flags
         .text("work")?
@@ -83,7 +104,7 @@ pub fn compare(mut flags: Flags) -> Result<bool> {
     flags.finish()?;
     if brokers.is_empty() {
         return Err(Error::Usage(
-            "compare needs --leveret, --rabbitmq, --leveret-cluster, --command or --address".into(),
+            "compare needs --leveret, --rabbitmq, --leveret-cluster, --rabbitmq-mirrored, --rabbitmq-quorum, --command or --address".into(),
         ));
     }
     let outcome = compare.run(&mut brokers);
@@ -91,10 +112,49 @@ pub fn compare(mut flags: Flags) -> Result<bool> {
         broker.stop();
     }
     outcome?;
-    fs::write(&out, report::markdown(&compare.records))
-        .context(format!("writing {}", out.display()))?;
-    eprintln!("report in {}", out.display());
+    write_report(&out, &compare.records)?;
     Ok(compare.records.iter().all(|r| r.error.is_none()))
+}
+
+/// Writes the report, and its plots into a folder beside it.
+fn write_report(out: &Path, records: &[Record]) -> Result<()> {
+    let stem = out.file_stem().unwrap_or_default().to_string_lossy();
+    let folder = format!("{stem}-plots");
+    let plots = plot::plots(records);
+    let text = report::markdown(records, &plots, &folder);
+    let folder = out.with_file_name(folder);
+    if !plots.is_empty() {
+        fs::create_dir_all(&folder).context(format!("creating {}", folder.display()))?;
+    }
+    for plot in plots {
+        fs::write(folder.join(plot.file), plot.svg).context("writing a plot")?;
+    }
+    fs::write(out, text).context(format!("writing {}", out.display()))?;
+    eprintln!("report in {}", out.display());
+    Ok(())
+}
+
+/// Today in UTC as year-month-day.
+fn today() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let days = since.map_or(0, |since| since.as_secs() / 86_400) as i64;
+    date(days)
+}
+
+/// The day so many days after 1970-01-01, in the Gregorian calendar: years are counted from March, so that leap days come last
+/// (Howard Hinnant, chrono-Compatible Low-Level Date Algorithms).
+fn date(days: i64) -> String {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 impl Compare {
@@ -103,7 +163,13 @@ impl Compare {
             let seconds = broker.start()?;
             let version = broker.version()?;
             eprintln!("{}: {version}, started in {seconds:.2} s", broker.name);
-            self.note(Record::about(&broker.name, &version, &broker.settings()))?;
+            let settings = broker.settings();
+            self.note(Record::about(
+                &broker.name,
+                &version,
+                &settings,
+                broker.confirm(),
+            ))?;
             broker.pause();
         }
         self.note(Record::machine(&self.folder))?;
@@ -165,13 +231,9 @@ impl Compare {
                         words.extend(["--warmup".into(), self.warmup_s.to_string()]);
                     }
                 }
-                let uri = if scenario.spread {
-                    broker.uris()
-                } else {
-                    broker.uri()
-                };
+                let durable = words.iter().any(|w| w == "--durable");
                 words.extend(broker.flags());
-                words.extend(["--uri".into(), uri]);
+                words.extend(broker.addresses(scenario.clients, durable)?);
                 words.extend(["--broker-pid".into(), broker.pids()]);
                 run_self(&words, &self.folder)
             }
@@ -206,15 +268,25 @@ fn startup(broker: &mut Candidate, queue: &str, expect: u64) -> Result<serde_jso
     broker.stop();
     let begin = now_ns();
     let accepts_s = broker.start()?;
-    let mut client = crate::net::Client::open(&crate::uri::Uri::parse(&broker.uri())?)?;
-    let depth = client.queue_depth(queue)?;
+    let uri = crate::uri::Uri::parse(&broker.uri())?;
+    // The leader of a mirrored queue may not be there yet, which some brokers answer by an error.
+    let depth = loop {
+        let found = crate::net::Client::open(&uri).and_then(|mut client| {
+            let depth = client.queue_depth(queue)?;
+            client.close()?;
+            Ok(u64::from(depth))
+        });
+        match found {
+            Ok(depth) if depth == expect => break depth,
+            _ if seconds(now_ns() - begin) < FILLED_S => thread::sleep(LOOK_AGAIN),
+            Ok(depth) => {
+                let text = format!("{depth} messages after the start, not {expect}");
+                return Err(Error::Failed(text));
+            }
+            Err(failure) => return Err(failure),
+        }
+    };
     let ready_s = seconds(now_ns() - begin);
-    client.close()?;
-    if u64::from(depth) != expect {
-        return Err(Error::Failed(format!(
-            "{depth} messages after the start, not {expect}"
-        )));
-    }
     let memory = broker.memory();
     Ok(serde_json::json!({
         "scenario": "startup",
@@ -223,4 +295,18 @@ fn startup(broker: &mut Candidate, queue: &str, expect: u64) -> Result<serde_jso
         "depth": depth,
         "memory": memory,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn dates() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(19_782), "2024-02-29");
+        assert_eq!(date(19_783), "2024-03-01");
+        assert_eq!(date(20_453), "2025-12-31");
+        assert_eq!(date(20_454), "2026-01-01");
+    }
 }

@@ -27,9 +27,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// Version and settings of a broker.
-    pub fn about(broker: &str, version: &str, settings: &str) -> Record {
-        let report = serde_json::json!({ "version": version, "settings": settings });
+    /// Version and settings of a broker, and what its confirm of a persistent message on a durable queue means.
+    pub fn about(broker: &str, version: &str, settings: &str, confirm: &str) -> Record {
+        let report =
+            serde_json::json!({ "version": version, "settings": settings, "confirm": confirm });
         Record::fact(broker, report)
     }
 
@@ -148,6 +149,22 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
     text.lines()
         .map(|line| serde_json::from_str(line).map_err(|e| Error::Failed(format!("results: {e}"))))
         .collect()
+}
+
+/// Leaves the facts of several runs out that have been said already.
+pub fn once(records: Vec<Record>) -> Vec<Record> {
+    let mut said: Vec<(String, Value)> = Vec::new();
+    let new = |record: &Record| {
+        if !record.scenario.is_empty() {
+            return true;
+        }
+        let fact = (record.broker.clone(), record.report.clone());
+        let new = !said.contains(&fact);
+        said.push(fact);
+        new
+    };
+    let mut new = new;
+    records.into_iter().filter(|record| new(record)).collect()
 }
 
 /// Type of the file system that holds `folder`.

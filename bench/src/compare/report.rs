@@ -4,18 +4,21 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::plot::Plot;
 use super::record::Record;
 
 /// What is shown of each scenario: title, where it stands in a report, and whether more is better.
 type Metric = (&'static str, &'static str, bool);
 
 /// Of idle, backlog, startup and churn lines.
-const OTHER: [Metric; 18] = [
+const OTHER: [Metric; 20] = [
     ("memory before, KiB", "before.rss_kib", false),
     ("memory after, KiB", "after.rss_kib", false),
     ("each, KiB", "rss_kib_each", false),
     ("each, anonymous KiB", "anon_kib_each", false),
+    ("queues", "queues", true),
     ("set up, s", "setup_s", false),
+    ("set up, each second", "setup_per_s", true),
     ("fill, msg/s", "fill.rate_per_s", true),
     (
         "fill, broker CPU s/million",
@@ -93,8 +96,8 @@ struct Report<'a> {
     out: String,
 }
 
-/// The report on `records`.
-pub fn markdown(records: &[Record]) -> String {
+/// The report on `records`, with links to `plots`, which are in a folder beside it.
+pub fn markdown(records: &[Record], plots: &[Plot], folder: &str) -> String {
     let mut report = Report {
         records,
         out: String::new(),
@@ -104,6 +107,7 @@ pub fn markdown(records: &[Record]) -> String {
     report.others();
     report.churn();
     report.failures();
+    report.plots(plots, folder);
     report.commands();
     report.out
 }
@@ -146,18 +150,36 @@ impl Report<'_> {
             }
         }
         self.line("");
-        self.line("What a confirm means in the rows that have one:\n");
+        self.line("What a confirm means stands in each row that has confirms:\n");
         self.line(
-            "- Leveret: the message is in the journal and fdatasync has returned (durable queue, \
-             persistent message), or it has been delivered and acknowledged before that.\n\
-             - RabbitMQ, classic queue: as above, by its message store and queue index.\n\
+            "- synced: on disk, fdatasync has returned (a persistent message on a durable queue), or delivered and acknowledged \
+             before that; Leveret by its journal, RabbitMQ by its message store and queue index.\n\
+             - synced by 2 of 3: the same on a majority of the nodes; synced by all mirrors: on every node that is there.\n\
+             - routed: the queues have the message in memory.\n\
              - limit: relay: nothing at all. It passes bytes on and keeps none.\n\
              - limit: socket: publishes of the same size, one way, through one loopback connection. \
              A broker moves each message twice.\n\
              - limit: disk: bodies written over a preallocated file, one fdatasync for as many as \
-             all confirm windows together hold.\n\
-             - Any other broker: what its documentation says.\n",
+             all confirm windows together hold. Of three nodes on one disk each writes all of them.\n",
         );
+    }
+
+    /// What a confirm of `broker` means in a scenario.
+    fn confirm(&self, scenario: &str, broker: &str) -> String {
+        let mut of = self.records.iter().filter(|r| r.scenario == scenario);
+        let command = of.next().map(|r| r.command.clone()).unwrap_or_default();
+        let has = |word: &str| command.split_whitespace().any(|w| w == word);
+        let none = has("--confirm-window") && command.contains("--confirm-window 0");
+        if broker.starts_with("limit") || none || !(has("--confirm-window") || has("rpc")) {
+            return String::new();
+        }
+        if !(has("--durable") && has("--persistent")) {
+            return "routed".into();
+        }
+        let about = |r: &&Record| r.scenario.is_empty() && r.broker == broker;
+        let about = self.records.iter().find(about);
+        let words = about.and_then(|r| r.value("confirm")?.as_str());
+        words.unwrap_or_default().to_owned()
     }
 
     /// Names of scenarios whose reports satisfy `of`, in order of appearance.
@@ -224,10 +246,10 @@ impl Report<'_> {
         }
         self.line("## Throughput and latency\n");
         self.line(
-            "| scenario | broker | msg/s or calls/s | × | broker CPU s/million | ÷ | p50 µs | p99 µs \
+            "| scenario | broker | a confirm | msg/s or calls/s | × | broker CPU s/million | ÷ | p50 µs | p99 µs \
              | of the limits | peak MiB | generator CPU s/million | integrity |",
         );
-        self.line("|---|---|---|---|---|---|---|---|---|---|---|---|");
+        self.line("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         for scenario in loads {
             let rate = ["outcome.rate_per_s", "rate_per_s"];
             let cpu = ["outcome.broker_cpu_per_million", "cpu_per_million"];
@@ -251,7 +273,8 @@ impl Report<'_> {
                     cell(get(&[first[0], first[1], &sync]))
                 };
                 let row = format!(
-                    "| {scenario} | {broker} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                    "| {scenario} | {broker} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                    self.confirm(&scenario, &broker),
                     cell(my_rate),
                     ratio(my_rate, base_rate),
                     cell(my_cpu),
@@ -395,6 +418,16 @@ impl Report<'_> {
         }
     }
 
+    fn plots(&mut self, plots: &[Plot], folder: &str) {
+        if plots.is_empty() {
+            return;
+        }
+        self.line("\n## Plots\n");
+        for Plot { file, title, .. } in plots {
+            self.line(&format!("![{title}]({folder}/{file})"));
+        }
+    }
+
     fn commands(&mut self) {
         self.line("\n## Commands\n");
         self.line("```");
@@ -437,7 +470,7 @@ mod tests {
         Record {
             broker: broker.into(),
             scenario: "s".into(),
-            command: "run --size 16".into(),
+            command: "run --size 16 --durable --persistent --confirm-window 1".into(),
             round,
             report: json!({"outcome": {"rate_per_s": rate, "broker_cpu_per_million": cpu,
                 "integrity": integrity}}),
@@ -447,18 +480,21 @@ mod tests {
 
     #[test]
     fn medians_spreads_ratios_and_faults() {
-        let mut records = vec![Record::about("A", "1", ""), Record::about("B", "2", "")];
+        let mut records = vec![
+            Record::about("A", "1", "", "synced"),
+            Record::about("B", "2", "", ""),
+        ];
         for (round, rate) in [3000.0, 1000.0, 2000.0].into_iter().enumerate() {
             records.push(record("A", round, rate, 2.0, 0));
             records.push(record("B", round, 500.0, 8.0, u64::from(round == 1)));
         }
-        let text = markdown(&records);
+        let text = markdown(&records, &[], "");
         assert!(
-            text.contains("| s | A | 2000 (1000–3000) | 4.00× | 2.00 | 4.00× |"),
+            text.contains("| s | A | synced | 2000 (1000–3000) | 4.00× | 2.00 | 4.00× |"),
             "{text}"
         );
         assert!(
-            text.contains("| s | B | 500 | 1.00× | 8.00 | 1.00× |"),
+            text.contains("| s | B |  | 500 | 1.00× | 8.00 | 1.00× |"),
             "{text}"
         );
         assert_eq!(text.matches("FAULTY").count(), 1, "{text}");

@@ -1,5 +1,6 @@
 //! Scenario files.
 
+use super::broker::Clients;
 use crate::error::{Error, Result};
 use crate::flags::{Flags, parse_count};
 
@@ -12,8 +13,8 @@ pub struct Scenario {
     pub fresh: bool,
     /// First round only.
     pub once: bool,
-    /// Connections go round all nodes of a cluster.
-    pub spread: bool,
+    /// Where its connections go, if the broker is a cluster.
+    pub clients: Clients,
     /// What is done.
     pub step: Step,
 }
@@ -73,7 +74,13 @@ fn parse_line(line: &str) -> Option<Scenario> {
         words.retain(|w| w != mark);
         words.len() < before
     };
-    let (fresh, once, spread) = (marked("@fresh"), marked("@once"), marked("@spread"));
+    let (fresh, once) = (marked("@fresh"), marked("@once"));
+    let clients = [
+        ("@spread", Clients::Spread),
+        ("@leader", Clients::Leader),
+        ("@off-leader", Clients::OffLeader),
+    ];
+    let clients = clients.into_iter().find(|(mark, _)| marked(mark));
     let step = match words.first()?.as_str() {
         "startup" => {
             let mut flags = Flags::new(words.drain(1..));
@@ -89,7 +96,7 @@ fn parse_line(line: &str) -> Option<Scenario> {
         name: name.trim().to_owned(),
         fresh,
         once,
-        spread,
+        clients: clients.map_or(Clients::First, |(_, clients)| clients),
         step,
     })
 }

@@ -15,4 +15,5 @@ mod watch;
 pub use counters::{Counts, Shared};
 pub use plan::{Plan, bounded, take_arguments, take_uris};
 pub use session::{Ledger, run};
+pub use topology::Topology;
 pub use watch::{Goal, Outcome, Watch};

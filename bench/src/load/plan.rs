@@ -32,6 +32,9 @@ pub enum Exchange {
 pub struct Plan {
     #[serde(skip)]
     pub uris: Vec<Uri>,
+    /// Where queues are declared and deleted.
+    #[serde(skip)]
+    pub setup_uri: Uri,
     /// Connections that publish.
     pub producers: usize,
     /// Connections that consume.
@@ -78,14 +81,22 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// `--prefix` if there is none.
+    pub const PREFIX: &str = "bench";
+
     /// Takes the flags of a load scenario.
     ///
     /// # Errors
     /// A value is malformed, out of bounds, or contradicts another.
     pub fn take(flags: &mut Flags) -> Result<Plan> {
         let (exchange, fanout) = take_exchange(flags)?;
+        let uris = take_uris(flags)?;
         let mut plan = Plan {
-            uris: take_uris(flags)?,
+            setup_uri: match flags.text("setup-uri")? {
+                Some(text) => Uri::parse(&text)?,
+                None => uris[0].clone(),
+            },
+            uris,
             producers: bounded(flags, "producers", 1, CONNECTIONS_MAX)?,
             consumers: bounded(flags, "consumers", 1, CONNECTIONS_MAX)?,
             queues: bounded(flags, "queues", fanout.unwrap_or(1), 1 << 20)?,
@@ -106,7 +117,7 @@ impl Plan {
             typical_properties: take_properties(flags)?,
             verify_body: flags.switch("verify-body"),
             drain_s: flags.seconds("drain", 30.0)?,
-            prefix: flags.text("prefix")?.unwrap_or_else(|| "bench".into()),
+            prefix: flags.text("prefix")?.unwrap_or_else(|| Plan::PREFIX.into()),
             keep: flags.switch("keep"),
             reuse: flags.switch("reuse"),
         };

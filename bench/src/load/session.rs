@@ -54,7 +54,7 @@ impl Ledger {
 /// A connection failed, or the broker broke the protocol.
 pub fn run(plan: &Plan, broker: &Broker, ledger: &mut Ledger, progress: bool) -> Result<Outcome> {
     let topology = Topology::new(plan);
-    let mut control = Client::open(plan.uri(0))?;
+    let mut control = Client::open(&plan.setup_uri)?;
     if !plan.reuse {
         topology.declare(&mut control)?;
     }

@@ -33,7 +33,12 @@ impl<'a> Topology<'a> {
 
     /// Name of queue `n`; all names have the same length.
     pub fn queue(&self, n: usize) -> String {
-        format!("{}-{n:07}", self.plan.prefix)
+        Topology::queue_name(&self.plan.prefix, n)
+    }
+
+    /// Name of queue `n` under a prefix.
+    pub fn queue_name(prefix: &str, n: usize) -> String {
+        format!("{prefix}-{n:07}")
     }
 
     /// Name of the exchange, empty for the default one.

@@ -17,14 +17,17 @@ use crate::stats::{Latency, LatencySummary};
 
 /// How often the watcher looks.
 const WATCH: Duration = Duration::from_millis(10);
-const SECOND_NS: u64 = 1_000_000_000;
+/// Length of a sample.
+const SAMPLE_NS: u64 = 100_000_000;
+/// A progress line is shown for so many samples together.
+const SAMPLES_SHOWN: usize = 10;
 
-/// One second of a run.
+/// A tenth of a second of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Second {
-    /// Seconds since the start.
+pub struct Sample {
+    /// Its end, in seconds since the start.
     pub at_s: f64,
-    /// Messages in this second.
+    /// Messages since the sample before.
     pub counts: Counts,
 }
 
@@ -61,10 +64,12 @@ pub struct Outcome {
     pub generator_cpu: Cpu,
     /// CPU seconds of the generator per million messages.
     pub generator_cpu_per_million: f64,
+    /// Of the CPU time that generator and broker used together; `None` if the broker's is unknown.
+    pub generator_share: Option<f64>,
     /// Seconds in which the broker had at least one connection blocked.
     pub blocked_s: f64,
-    /// Second by second, from the start.
-    pub series: Vec<Second>,
+    /// From the start, a sample each tenth of a second.
+    pub series: Vec<Sample>,
 }
 
 /// Which counter says how many messages went the whole way.
@@ -103,7 +108,7 @@ pub struct Watched {
     end: Snapshot,
     memory: Memory,
     blocked_s: f64,
-    series: Vec<Second>,
+    series: Vec<Sample>,
     goal: Goal,
 }
 
@@ -132,7 +137,7 @@ impl Watch<'_> {
         let mut measured = Snapshot::take(shared, self.broker, shared.start_ns);
         let mut warming = shared.measure_from_ns > shared.start_ns;
         let mut published = None;
-        let mut seconds = Seconds::new(shared.start_ns, self.progress);
+        let mut series = Series::new(shared.start_ns, self.progress);
         let mut blocked_s = 0.0;
         loop {
             thread::sleep(WATCH);
@@ -146,7 +151,7 @@ impl Watch<'_> {
                 warming = false;
                 measured = Snapshot::take(shared, self.broker, now);
             }
-            seconds.look(shared, now);
+            series.look(shared, now);
             let sending = shared.active() > 0;
             let over = now >= shared.deadline_ns || !sending;
             if self.publishes && published.is_none() && over {
@@ -165,7 +170,7 @@ impl Watch<'_> {
             end,
             memory: self.broker.memory(),
             blocked_s,
-            series: seconds.series,
+            series: series.samples,
             goal: self.goal,
         }
     }
@@ -189,24 +194,25 @@ impl Watch<'_> {
     }
 }
 
-/// The second-by-second series, and its line for people.
-struct Seconds {
+/// The samples, and a line each second for people.
+struct Series {
     start_ns: u64,
     next_ns: u64,
     last: Counts,
     progress: bool,
-    series: Vec<Second>,
+    shown: Counts,
+    samples: Vec<Sample>,
 }
 
-impl Seconds {
+impl Series {
     fn new(start_ns: u64, progress: bool) -> Self {
-        let last = Counts::default();
-        Seconds {
+        Series {
             start_ns,
-            next_ns: start_ns + SECOND_NS,
-            last,
+            next_ns: start_ns + SAMPLE_NS,
+            last: Counts::default(),
             progress,
-            series: Vec::new(),
+            shown: Counts::default(),
+            samples: Vec::new(),
         }
     }
 
@@ -215,20 +221,22 @@ impl Seconds {
             return;
         }
         let total = shared.counts();
-        let second = Second {
-            at_s: seconds(now - self.start_ns),
+        let at_s = seconds(now - self.start_ns);
+        self.samples.push(Sample {
+            at_s,
             counts: total.since(self.last),
-        };
-        if self.progress {
-            show_progress(&second, &total, shared.blocked());
-        }
-        self.series.push(second);
+        });
         self.last = total;
-        self.next_ns += SECOND_NS;
+        self.next_ns += SAMPLE_NS;
+        if self.progress && self.samples.len().is_multiple_of(SAMPLES_SHOWN) {
+            let counts = total.since(self.shown);
+            show_progress(&Sample { at_s, counts }, &total, shared.blocked());
+            self.shown = total;
+        }
     }
 }
 
-fn show_progress(second: &Second, total: &Counts, blocked: u64) {
+fn show_progress(second: &Sample, total: &Counts, blocked: u64) {
     let blocked = if blocked > 0 {
         format!("  BLOCKED {blocked}")
     } else {
@@ -291,6 +299,11 @@ impl Watched {
             broker_memory: broker_known.then_some(self.memory),
             generator_cpu,
             generator_cpu_per_million: per_million(generator_cpu),
+            generator_share: broker_cpu
+                .map(|broker| {
+                    generator_cpu.total_s() / (generator_cpu.total_s() + broker.total_s())
+                })
+                .filter(|share| share.is_finite()),
             blocked_s: self.blocked_s,
             series: self.series,
         }

@@ -5,7 +5,7 @@
 //! - Servers take requests from a listening connection and acknowledge each at once. Replies leave
 //!   on connections of their own, a pool per server; each carries one reply at a time and waits for
 //!   its confirm: persistent, mandatory, through the default exchange.
-//! - A caller has a reply queue of its own, not durable, with `x-expires`, read on a connection of
+//! - A caller has a reply queue of its own, not durable unless it is a quorum queue, with `x-expires`, read on a connection of
 //!   its own; it acknowledges the reply and makes the next call.
 
 mod caller;
@@ -112,8 +112,13 @@ pub fn run(plan: &RpcPlan, broker: &Broker, progress: bool) -> Result<Outcome> {
 
 fn declare(plan: &RpcPlan, control: &mut Client) -> Result<()> {
     delete(plan, control)?;
+    // RabbitMQ's quorum queues have to be durable.
+    let quorum = |(name, value): &(String, FieldValue)| {
+        name == "x-queue-type" && *value == FieldValue::Text("quorum".into())
+    };
+    let quorum = plan.queue_arguments.iter().any(quorum);
     let requests = QueueOptions {
-        durable: plan.durable,
+        durable: plan.durable || quorum,
         arguments: plan.queue_arguments.clone(),
         ..QueueOptions::default()
     };
@@ -127,6 +132,7 @@ fn declare(plan: &RpcPlan, control: &mut Client) -> Result<()> {
     let mut arguments: Table = vec![("x-expires".into(), FieldValue::Int(REPLY_EXPIRES_MS))];
     arguments.extend(plan.queue_arguments.iter().cloned());
     let replies = QueueOptions {
+        durable: quorum,
         arguments,
         ..QueueOptions::default()
     };

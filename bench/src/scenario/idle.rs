@@ -22,10 +22,12 @@ pub struct IdleReport {
     pub connections: usize,
     /// Channels opened on each of them.
     pub channels: usize,
-    /// Queues declared.
+    /// Queues declared: fewer than were wanted if that took too long.
     pub queues: usize,
     /// Seconds that opening and declaring took.
     pub setup_s: f64,
+    /// Connections and queues in a second of that.
+    pub setup_per_s: f64,
     /// With nothing but one connection.
     pub before: Memory,
     /// With all of it, after the hold.
@@ -55,6 +57,7 @@ pub fn idle(mut flags: Flags) -> Result<bool> {
         ..QueueOptions::default()
     };
     let keep = flags.switch("keep");
+    let give_up_s = flags.seconds("give-up", f64::INFINITY)?;
     let hold_s = flags.seconds("hold", 5.0)?;
     let common = Common::take(&mut flags, &uris)?;
     flags.finish()?;
@@ -77,8 +80,11 @@ pub fn idle(mut flags: Flags) -> Result<bool> {
         }
         open.push(client);
     }
-    for n in 0..queues {
-        control.declare_queue(&queue(n), &options)?;
+    let wanted = queues;
+    let mut queues = 0;
+    while queues < wanted && seconds(now_ns() - start) < give_up_s {
+        control.declare_queue(&queue(queues), &options)?;
+        queues += 1;
     }
     let setup_s = seconds(now_ns() - start);
     let (after, hold_cpu_s) = hold(&common.broker, hold_s);
@@ -92,6 +98,7 @@ pub fn idle(mut flags: Flags) -> Result<bool> {
         channels,
         queues,
         setup_s,
+        setup_per_s: (connections + queues) as f64 / setup_s,
         before,
         after,
         rss_kib_each: each(before.rss_kib, after.rss_kib),

@@ -168,8 +168,14 @@ pub fn table(o: &Outcome) -> String {
     rows.push((
         "generator CPU",
         format!(
-            "{:.2} s/million  ({:.2} s user, {:.2} s system)",
-            o.generator_cpu_per_million, o.generator_cpu.user_s, o.generator_cpu.system_s
+            "{:.2} s/million  ({:.2} s user, {:.2} s system{})",
+            o.generator_cpu_per_million,
+            o.generator_cpu.user_s,
+            o.generator_cpu.system_s,
+            o.generator_share.map_or(String::new(), |s| format!(
+                "; {:.0} % of what both used",
+                100.0 * s
+            ))
         ),
     ));
     if o.blocked_s > 0.0 {
