@@ -47,7 +47,10 @@ pub use access::{
 };
 pub use command::*;
 pub use defaults::DefaultContent;
-pub use definitions::{DefinitionsError, ImportOptions, ImportStep, plan_import};
+pub use definitions::{
+    DefinitionsError, ImportOptions, ImportStep, arguments_from_json, arguments_to_json,
+    plan_import,
+};
 pub use limits::VhostLimits;
 pub use model::{
     Arguments, Binding, BindingId, DeadLetterStrategy, Destination, EffectiveQueueSettings,

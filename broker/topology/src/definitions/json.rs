@@ -11,7 +11,11 @@ const DEPTH_MAX: usize = 32;
 
 /// Arguments of this object: integers become `long`, other numbers `double`,
 /// texts `longstr`.
-pub(super) fn arguments(fields: &Map<String, Value>) -> Result<Arguments, String> {
+///
+/// # Errors
+/// What of it no table can hold: null, a long name, a large number, a deep
+/// list.
+pub fn arguments(fields: &Map<String, Value>) -> Result<Arguments, String> {
     table(fields, DEPTH_MAX).map(Arguments::from)
 }
 
@@ -51,7 +55,7 @@ fn field(name: &str, value: &Value, depth: usize) -> Result<FieldValue, String> 
 
 /// Arguments as an object. Octets that are no text get replacement characters,
 /// a number that is none becomes null.
-pub(super) fn object(arguments: &FieldTable) -> Value {
+pub fn object(arguments: &FieldTable) -> Value {
     let fields = arguments
         .iter()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), plain(value)));

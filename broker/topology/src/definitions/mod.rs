@@ -6,6 +6,7 @@ mod import;
 mod json;
 
 pub use import::{DefinitionsError, ImportOptions, ImportStep, plan_import};
+pub use json::{arguments as arguments_from_json, object as arguments_to_json};
 
 #[cfg(test)]
 mod tests;
