@@ -2,6 +2,7 @@
 
 mod files;
 mod peer;
+mod validity;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ pub use files::TlsError;
 use files::{Fingerprint, fingerprint, load};
 pub(crate) use peer::info;
 pub use peer::{PeerCertificate, TlsInfo};
+pub use validity::certificate_end;
 
 /// The TLS configuration that new connections get, and the files that it came from.
 #[derive(Debug)]
