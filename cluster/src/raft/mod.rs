@@ -9,11 +9,13 @@
 //! - [`state_machine`]: what applies entries, and writes checkpoints.
 //! - [`group`]: one group of a node: who leads, proposals, members.
 //! - [`node`]: the groups of a node; [`reconcile`]: their way to the members that they are to have.
+//! - [`figures`]: what a group tells an operator.
 //! - [`snapshot`]: what a member far behind is given.
 //! - [`rpc`]: the bytes of what members ask each other; [`network`]: how it gets there.
 
 pub mod checkpoint;
 pub mod codec;
+pub mod figures;
 pub mod flush;
 pub mod group;
 pub mod log_index;
