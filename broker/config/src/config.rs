@@ -551,10 +551,52 @@ pub enum PeerDiscovery {
 pub struct HttpConfig {
     /// The interface; `None` is all.
     pub ip: Option<IpAddr>,
-    /// The plain port.
-    pub port: u16,
+    /// The plain port, when there is one.
+    pub port: Option<u16>,
     /// The first segment of every path.
     pub path: String,
     /// The TLS port, when there is one.
     pub tls_port: Option<u16>,
+    /// The interface of the TLS port; `None` is [`HttpConfig::ip`].
+    pub tls_ip: Option<IpAddr>,
+    /// PEM, the certificate of the TLS port; `None` is that of AMQP.
+    pub cert_file: Option<PathBuf>,
+    /// PEM, its key.
+    pub key_file: Option<PathBuf>,
+    /// PEM, the authorities that client certificates are checked against.
+    pub ca_file: Option<PathBuf>,
+    /// Clients must show a certificate.
+    pub verify_peer: bool,
+}
+
+impl HttpConfig {
+    /// The plain address, if there is one.
+    pub fn tcp_listener(&self) -> Option<ListenAddr> {
+        Some(listen_addr(self.ip, self.port?))
+    }
+
+    /// The TLS address, if there is one.
+    pub fn tls_listener(&self) -> Option<ListenAddr> {
+        Some(listen_addr(self.tls_ip.or(self.ip), self.tls_port?))
+    }
+
+    /// The certificates of the TLS port: its own, or else those of AMQP.
+    pub fn tls(&self, amqp: &TlsConfig) -> TlsConfig {
+        if self.cert_file.is_none() && self.key_file.is_none() {
+            return amqp.clone();
+        }
+        TlsConfig {
+            ca_file: self.ca_file.clone(),
+            cert_file: self.cert_file.clone(),
+            key_file: self.key_file.clone(),
+            verify_peer: self.verify_peer,
+            require_peer_cert: self.verify_peer,
+            ..amqp.clone()
+        }
+    }
+}
+
+fn listen_addr(ip: Option<IpAddr>, port: u16) -> ListenAddr {
+    let host = ip.map_or(ListenHost::All, ListenHost::Ip);
+    ListenAddr { host, port }
 }

@@ -175,9 +175,14 @@ impl HttpConfig {
     fn loopback(port: u16, path: &str) -> Self {
         Self {
             ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            port,
+            port: Some(port),
             path: path.to_owned(),
             tls_port: None,
+            tls_ip: None,
+            cert_file: None,
+            key_file: None,
+            ca_file: None,
+            verify_peer: false,
         }
     }
 }

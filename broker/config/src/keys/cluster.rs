@@ -1,12 +1,14 @@
-//! The other nodes, the HTTP API and the metrics. The latter two are read and checked; there is no use for them yet.
+//! The other nodes, the HTTP API and the metrics.
 
 use super::KeySpec;
 use crate::config::{PartitionHandling, PeerDiscovery};
 use crate::kind::Kind;
 
 const ONE_NODE: &str = "Nodes find each other by `cluster_formation.classic_config.nodes.*` only.";
-const NO_HTTP: &str = "There is no HTTP API yet.";
-const NO_METRICS: &str = "There is no metrics endpoint yet.";
+const HTTP: &str = "Of RabbitMQ's web server or web page.";
+const METRICS: &str = "Of RabbitMQ's web server, or of how it gathers metrics.";
+const ALL_INTERFACES: &str = "RabbitMQ's default is every interface.";
+const SOME_CERTIFICATE: &str = "PEM file of the TLS port's certificate; that of `ssl_options` when neither it nor the key is given.";
 const PORT_MAX: u64 = u16::MAX as u64;
 
 pub(super) const KEYS: &[KeySpec] = &[
@@ -109,66 +111,164 @@ pub(super) const KEYS: &[KeySpec] = &[
         ONE_NODE,
     ),
     KeySpec::accepted("cluster_formation.**", Kind::Text(|_, _| ()), ONE_NODE),
-    KeySpec::accepted(
-        "management.tcp.port",
-        Kind::Int(0, PORT_MAX, "a port", |c, n| {
-            c.management.port = u16::try_from(n).unwrap_or(u16::MAX);
-        }),
-        NO_HTTP,
-    ),
-    KeySpec::accepted(
-        "management.tcp.ip",
-        Kind::Ip(|c, ip| c.management.ip = Some(ip)),
-        NO_HTTP,
-    ),
-    KeySpec::accepted(
+    KeySpec::used(
         "management.ssl.port",
+        "",
         Kind::Int(0, PORT_MAX, "a port", |c, n| {
-            c.management.tls_port = u16::try_from(n).ok()
+            // Without a plain port that is asked for there is none then.
+            c.management.port = None;
+            c.management.tls_port = u16::try_from(n).ok();
         }),
-        NO_HTTP,
+        "The HTTP API with TLS.",
     ),
-    KeySpec::accepted(
+    KeySpec::used(
+        "management.ssl.ip",
+        "",
+        Kind::Ip(|c, ip| c.management.tls_ip = Some(ip)),
+        "The interface of the TLS port; that of the plain one when not given.",
+    ),
+    KeySpec::used(
+        "management.ssl.certfile",
+        "",
+        Kind::Existing(|c, path| c.management.cert_file = Some(path)),
+        SOME_CERTIFICATE,
+    ),
+    KeySpec::used(
+        "management.ssl.keyfile",
+        "",
+        Kind::Existing(|c, path| c.management.key_file = Some(path)),
+        "PEM file of its key.",
+    ),
+    KeySpec::used(
+        "management.ssl.cacertfile",
+        "",
+        Kind::Existing(|c, path| c.management.ca_file = Some(path)),
+        "PEM file of the authorities that client certificates are checked against.",
+    ),
+    KeySpec::used(
+        "management.ssl.verify",
+        "verify_none",
+        Kind::Choice(&[
+            ("verify_none", |c| c.management.verify_peer = false),
+            ("verify_peer", |c| c.management.verify_peer = true),
+        ]),
+        "Whether clients must show a certificate.",
+    ),
+    KeySpec::used(
         "management.listener.port",
+        "",
         Kind::Int(0, PORT_MAX, "a port", |c, n| {
-            c.management.port = u16::try_from(n).unwrap_or(u16::MAX);
+            c.management.port = u16::try_from(n).ok();
         }),
-        NO_HTTP,
+        "The old name of `management.tcp.port`.",
     ),
-    KeySpec::accepted(
+    KeySpec::used(
         "management.listener.ip",
+        "",
         Kind::Ip(|c, ip| c.management.ip = Some(ip)),
-        NO_HTTP,
+        "The old name of `management.tcp.ip`.",
     ),
-    KeySpec::accepted(
+    KeySpec::used(
+        "management.listener.ssl",
+        "false",
+        Kind::Choice(&[("false", |_| ())]),
+        "The old form of TLS: give `management.ssl.port` instead. Anything but `false` is refused, so that nobody relies on it.",
+    ),
+    KeySpec::used(
+        "management.tcp.port",
+        "15672",
+        Kind::Int(0, PORT_MAX, "a port", |c, n| {
+            c.management.port = u16::try_from(n).ok();
+        }),
+        "The HTTP API; 0 takes any free port. Only with TLS when `management.ssl.port` is given and this is not.",
+    ),
+    KeySpec::used(
+        "management.tcp.ip",
+        "127.0.0.1",
+        Kind::Ip(|c, ip| c.management.ip = Some(ip)),
+        ALL_INTERFACES,
+    ),
+    KeySpec::used(
+        "management.tcp",
+        "",
+        Kind::Choice(&[("none", |c| c.management.port = None)]),
+        "Leveret's own: no plain listener of the HTTP API.",
+    ),
+    KeySpec::used(
         "management.path_prefix",
+        "",
         Kind::Text(|c, path| c.management.path = path),
-        NO_HTTP,
+        "The first segment of every path of the HTTP API.",
     ),
-    KeySpec::accepted("management.**", Kind::Text(|_, _| ()), NO_HTTP),
-    KeySpec::accepted(
-        "prometheus.tcp.port",
-        Kind::Int(0, PORT_MAX, "a port", |c, n| {
-            c.prometheus.port = u16::try_from(n).unwrap_or(u16::MAX);
-        }),
-        NO_METRICS,
-    ),
-    KeySpec::accepted(
-        "prometheus.tcp.ip",
-        Kind::Ip(|c, ip| c.prometheus.ip = Some(ip)),
-        NO_METRICS,
-    ),
-    KeySpec::accepted(
+    KeySpec::accepted("management.**", Kind::Text(|_, _| ()), HTTP),
+    KeySpec::used(
         "prometheus.ssl.port",
+        "",
         Kind::Int(0, PORT_MAX, "a port", |c, n| {
-            c.prometheus.tls_port = u16::try_from(n).ok()
+            // Without a plain port that is asked for there is none then.
+            c.prometheus.port = None;
+            c.prometheus.tls_port = u16::try_from(n).ok();
         }),
-        NO_METRICS,
+        "Metrics with TLS.",
     ),
-    KeySpec::accepted(
+    KeySpec::used(
+        "prometheus.ssl.ip",
+        "",
+        Kind::Ip(|c, ip| c.prometheus.tls_ip = Some(ip)),
+        "The interface of the TLS port; that of the plain one when not given.",
+    ),
+    KeySpec::used(
+        "prometheus.ssl.certfile",
+        "",
+        Kind::Existing(|c, path| c.prometheus.cert_file = Some(path)),
+        SOME_CERTIFICATE,
+    ),
+    KeySpec::used(
+        "prometheus.ssl.keyfile",
+        "",
+        Kind::Existing(|c, path| c.prometheus.key_file = Some(path)),
+        "PEM file of its key.",
+    ),
+    KeySpec::used(
+        "prometheus.ssl.cacertfile",
+        "",
+        Kind::Existing(|c, path| c.prometheus.ca_file = Some(path)),
+        "PEM file of the authorities that client certificates are checked against.",
+    ),
+    KeySpec::used(
+        "prometheus.ssl.verify",
+        "verify_none",
+        Kind::Choice(&[
+            ("verify_none", |c| c.prometheus.verify_peer = false),
+            ("verify_peer", |c| c.prometheus.verify_peer = true),
+        ]),
+        "Whether clients must show a certificate.",
+    ),
+    KeySpec::used(
+        "prometheus.tcp.port",
+        "15692",
+        Kind::Int(0, PORT_MAX, "a port", |c, n| {
+            c.prometheus.port = u16::try_from(n).ok();
+        }),
+        "Metrics for Prometheus; 0 takes any free port. Only with TLS when `prometheus.ssl.port` is given and this is not.",
+    ),
+    KeySpec::used(
+        "prometheus.tcp.ip",
+        "127.0.0.1",
+        Kind::Ip(|c, ip| c.prometheus.ip = Some(ip)),
+        ALL_INTERFACES,
+    ),
+    KeySpec::used(
+        "prometheus.tcp",
+        "",
+        Kind::Choice(&[("none", |c| c.prometheus.port = None)]),
+        "Leveret's own: no plain listener of metrics.",
+    ),
+    KeySpec::used(
         "prometheus.path",
+        "/metrics",
         Kind::Text(|c, path| c.prometheus.path = path),
-        NO_METRICS,
+        "Where metrics are.",
     ),
-    KeySpec::accepted("prometheus.**", Kind::Text(|_, _| ()), NO_METRICS),
+    KeySpec::accepted("prometheus.**", Kind::Text(|_, _| ()), METRICS),
 ];
