@@ -4,6 +4,7 @@
 //! - [`node`]: metadata, queue groups, store; what connections call.
 //! - [`server`]: the only network sockets, signals, logs.
 //! - [`ctl`]: the operator's command line of a running node.
+//! - [`management`]: the HTTP API and metrics of a running node.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod clock;
 pub mod connection;
 pub mod ctl;
 pub mod local_cluster;
+pub mod management;
 pub mod mirror;
 pub mod node;
 pub mod outbox;

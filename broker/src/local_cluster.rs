@@ -24,6 +24,9 @@ pub struct LocalCluster {
 
 /// Between the AMQP port of a node and the one that other nodes reach it by.
 const CLUSTER_PORT_DISTANCE: u16 = 20_000;
+/// Between the AMQP port of a node and those of its HTTP API and of its metrics.
+const HTTP_DISTANCE: u16 = 10_000;
+const METRICS_DISTANCE: u16 = 10_020;
 /// How long nodes may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -50,6 +53,9 @@ impl LocalCluster {
             arguments.push(format!("{key}={value}"));
         };
         set("listeners.tcp.local", format!("127.0.0.1:{}", port(at)));
+        let (http, metrics) = (port(at) + HTTP_DISTANCE, port(at) + METRICS_DISTANCE);
+        set("management.tcp.port", http.to_string());
+        set("prometheus.tcp.port", metrics.to_string());
         set(
             "cluster.listen",
             format!("127.0.0.1:{}", port(at) + CLUSTER_PORT_DISTANCE),

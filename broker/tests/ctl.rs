@@ -35,6 +35,12 @@ impl Server {
         let dir = folder.join("data");
         let child = Command::new(LEVERET)
             .args(["server", "--set", "listeners.tcp.1=127.0.0.1:0"])
+            .args([
+                "--set",
+                "management.tcp=none",
+                "--set",
+                "prometheus.tcp=none",
+            ])
             .arg("--data-dir")
             .arg(&dir)
             .stdout(log)

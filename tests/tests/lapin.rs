@@ -403,6 +403,7 @@ impl Broker {
             .args(["server", "--data-dir"])
             .arg(data)
             .arg(format!("--set=listeners.tcp.test=127.0.0.1:{port}"))
+            .args(["--set=management.tcp=none", "--set=prometheus.tcp=none"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;

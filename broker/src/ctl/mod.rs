@@ -24,6 +24,7 @@ mod server;
 mod thresholds;
 mod verbs;
 
+pub use handlers::{node::FEATURE_FLAGS, salt};
 pub use server::{CtlServer, SOCKET_NAME};
 
 /// Does a verb that another node passes on, of what this node itself has: its output in JSON. `None`: it is none of those verbs, or is

@@ -97,6 +97,11 @@ impl Alarms {
         self.minority.swap(minority, Ordering::AcqRel) != minority
     }
 
+    /// The node hears no majority of its cluster.
+    pub fn minority(&self) -> bool {
+        self.minority.load(Ordering::Acquire)
+    }
+
     /// Memory of this node is above the watermark.
     pub fn memory(&self) -> bool {
         self.memory.load(Ordering::Acquire)

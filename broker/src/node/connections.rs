@@ -35,6 +35,8 @@ pub struct ConnectionInfo {
     pub frame_max: u32,
     /// Seconds between heartbeats, as negotiated; 0 means none.
     pub heartbeat_s: u16,
+    /// When it was opened, milliseconds since 1970.
+    pub opened_ms: u64,
     /// Open channels.
     pub channels: AtomicUsize,
     /// How to reach it.

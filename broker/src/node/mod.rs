@@ -69,6 +69,8 @@ pub struct Node {
     waiting: Mutex<Option<String>>,
     /// Addresses that are listened on, and whether with TLS.
     listeners: Mutex<Vec<(SocketAddr, bool)>>,
+    /// Addresses that HTTP is listened for on, and what is spoken there.
+    http_listeners: Mutex<Vec<(SocketAddr, String)>>,
     /// Rung when a group's next timer is earlier than it was.
     timer: Notify,
     /// Rung when the node must stop, with the reason.
@@ -216,6 +218,16 @@ impl Node {
     /// The server listens on these addresses.
     pub fn set_listeners(&self, listeners: Vec<(SocketAddr, bool)>) {
         *self.listeners.lock() = listeners;
+    }
+
+    /// Addresses that HTTP is listened for on, and RabbitMQ's words for what is spoken there.
+    pub fn http_listeners(&self) -> Vec<(SocketAddr, String)> {
+        self.http_listeners.lock().clone()
+    }
+
+    /// HTTP is listened for on these addresses.
+    pub fn set_http_listeners(&self, listeners: Vec<(SocketAddr, String)>) {
+        *self.http_listeners.lock() = listeners;
     }
 
     /// What the server waits for to stop.

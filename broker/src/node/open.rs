@@ -281,6 +281,7 @@ impl Node {
             mirror: OnceLock::new(),
             waiting: Mutex::default(),
             listeners: Mutex::default(),
+            http_listeners: Mutex::default(),
             timer: Notify::new(),
             stop,
             names: AtomicU64::new(now_ms),
@@ -374,22 +375,27 @@ impl Node {
         }
         for file in files {
             let bytes = std::fs::read(&file).map_err(|e| failed(&file, e.to_string()))?;
-            self.import(&bytes, None)
+            self.import(&bytes, None, None)
                 .map_err(|reason| failed(&file, reason))?;
             tracing::info!(file = %file.display(), "definitions imported");
         }
         Ok(())
     }
 
-    /// Imports definitions (RabbitMQ's JSON), whole or into one vhost.
+    /// Imports definitions (RabbitMQ's JSON), whole or into one vhost; `user` gets all permissions in new vhosts.
     ///
     /// # Errors
     /// The first object that is malformed or refused, by name; those before it are imported.
-    pub fn import(&self, file: &[u8], vhost: Option<&str>) -> Result<Imported, String> {
+    pub fn import(
+        &self,
+        file: &[u8],
+        vhost: Option<&str>,
+        user: Option<&str>,
+    ) -> Result<Imported, String> {
         let mut salt = || (self.next_number() as u32 ^ self.name_seed as u32).to_le_bytes();
         let options = ImportOptions {
             vhost,
-            user: None,
+            user,
             salt: &mut salt,
         };
         let steps = plan_import(file, options).map_err(|e| e.to_string())?;

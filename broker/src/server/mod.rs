@@ -3,6 +3,8 @@
 pub mod logging;
 mod task;
 
+pub use task::serve_stream;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use leveret_net::{Listeners, Serving};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ctl::CtlServer;
+use crate::management;
 use crate::node::{Maintenance, Node, machine_memory_bytes};
 
 /// Runs a node until it is told to stop.
@@ -116,6 +119,7 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
     }
     let local = serving.local_addrs().iter();
     node.set_listeners(local.map(|local| (local.address, local.tls)).collect());
+    let management = management::start(&node, &tokio::runtime::Handle::current())?;
     let ctl =
         CtlServer::start(&node).map_err(|e| format!("cannot listen for control commands: {e}"))?;
     // Nothing to tell where nobody asks: the variable NOTIFY_SOCKET is not set then.
@@ -138,7 +142,7 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
         }
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    drop(ctl);
+    drop((ctl, management));
     if let Some(serving) = serving {
         serving.stop().await;
     }

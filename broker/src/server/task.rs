@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use leveret_net::{Accepted, Stream};
+use leveret_net::Accepted;
 use leveret_protocol::encode::put_heartbeat;
 use leveret_protocol::frame::frame_size;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -47,9 +47,9 @@ enum Stage {
     Draining,
 }
 
-struct Task {
+struct Task<S> {
     node: Arc<Node>,
-    stream: Stream,
+    stream: S,
     connection: Connection,
     /// The beginning of a frame that is not whole yet, or what was read while the connection had to wait.
     partial: Vec<u8>,
@@ -79,10 +79,18 @@ pub async fn serve(node: Arc<Node>, accepted: Accepted) {
             .and_then(|tls| tls.peer.as_ref()?.login_name.clone()),
     };
     let _slot = accepted.slot;
+    serve_stream(node, accepted.stream, peer).await;
+}
+
+/// Serves a connection whose bytes come from anywhere.
+pub async fn serve_stream<S>(node: Arc<Node>, stream: S, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let now_ms = node.now_ms();
     let mut task = Task {
         connection: Connection::new(Arc::clone(&node), peer),
-        stream: accepted.stream,
+        stream,
         partial: Vec::new(),
         unseen: false,
         ended: false,
@@ -98,14 +106,14 @@ pub async fn serve(node: Arc<Node>, accepted: Accepted) {
     poll_fn(|cx| task.poll(cx)).await;
 }
 
-impl Drop for Task {
+impl<S> Drop for Task<S> {
     fn drop(&mut self) {
         // Also when the task is dropped without having ended: consumers and exclusive queues must go.
         self.connection.release();
     }
 }
 
-impl Task {
+impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..TURNS_MAX {
             self.connection.outbox().register(cx.waker());

@@ -32,7 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Of a broker's output, if it does not start.
 const LINES_SHOWN: usize = 15;
 
-const LEVERET_ARGUMENTS: &str = "server --data-dir {data} --set listeners.tcp.1=127.0.0.1:{port}";
+const LEVERET_ARGUMENTS: &str = "server --data-dir {data} --set listeners.tcp.1=127.0.0.1:{port} \
+     --set management.tcp=none --set prometheus.tcp=none";
 
 enum Kind {
     /// A command line with `{port}` and `{data}` in it.

@@ -16,7 +16,7 @@ pub fn export(node: &Node) -> Result {
 pub fn import(node: &Node, request: &Request) -> Result {
     let definitions = request.option("definitions").unwrap_or_default();
     let imported = node
-        .import(definitions.as_bytes(), None)
+        .import(definitions.as_bytes(), None, None)
         .map_err(|why| Failure::new(exit::DATA_ERROR, why))?;
     Ok(Handled {
         durable: imported.durable,

@@ -8,7 +8,7 @@ mod connections;
 mod definitions;
 pub(super) mod everywhere;
 mod listing;
-mod node;
+pub(super) mod node;
 mod parameters;
 mod policies;
 mod queues;

@@ -12,7 +12,7 @@ use crate::ctl::thresholds::{self, Threshold};
 use crate::node::Node;
 
 /// RabbitMQ's feature flags, of 3.8 to 3.13: all of them are on. Name and what it stands for.
-const FEATURE_FLAGS: &[(&str, &str)] = &[
+pub const FEATURE_FLAGS: &[(&str, &str)] = &[
     (
         "classic_mirrored_queue_version",
         "Support setting version for classic mirrored queues",

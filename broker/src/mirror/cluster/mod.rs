@@ -8,8 +8,10 @@
 //! - `leaders`: who leads what, and which node should.
 //! - `presence`: which nodes are there, and what follows when one is not.
 //! - `checkpoint`: checkpoints of all groups, and what may leave the journal.
+//! - `figures`: what an operator is told of the groups.
 
 mod checkpoint;
+mod figures;
 mod frames;
 mod leaders;
 mod presence;

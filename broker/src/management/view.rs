@@ -1,0 +1,181 @@
+//! The broker, as the API sees it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use leveret_management::{Broker, ChannelReport, ConnectionReport, NodeReport, Place, QueueReport};
+use leveret_protocol::ReplyCode;
+use leveret_storage::Location;
+use leveret_topology::{Command, OwnerId, QueueInfo, Refusal, Topology};
+use parking_lot::RwLockReadGuard;
+use rustc_hash::FxHashMap;
+use tokio::io::DuplexStream;
+use tokio::runtime::Handle;
+
+use super::report;
+use crate::connection::Peer;
+use crate::ctl::{FEATURE_FLAGS, salt};
+use crate::node::Node;
+use crate::outbox::Event;
+
+/// Bytes between the API and a connection within the process.
+const PIPE_BYTES: usize = 64 << 10;
+/// How long a change may take to become durable.
+const DURABLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Rung when something is durable.
+struct Bell(SyncSender<()>);
+
+impl leveret_cluster::Notify for Bell {
+    fn notify(&self) {
+        // It has rung if there is no room.
+        let _ = self.0.try_send(());
+    }
+}
+
+/// See the module.
+pub struct View {
+    node: Arc<Node>,
+    /// The runtime of connections.
+    amqp: Handle,
+}
+
+impl View {
+    /// Of a node.
+    pub fn new(node: Arc<Node>, amqp: Handle) -> View {
+        View { node, amqp }
+    }
+
+    /// Waits until a change is durable.
+    fn wait(&self, at: Option<Location>) -> Result<(), Refusal> {
+        let Some(at) = at else { return Ok(()) };
+        let (ring, rung) = sync_channel(1);
+        self.node.wait_durable(at, Arc::new(Bell(ring)));
+        if self.node.durable() <= at {
+            // What it comes to is looked at below.
+            let _ = rung.recv_timeout(DURABLE_TIMEOUT);
+        }
+        match self.node.durable() > at {
+            true => Ok(()),
+            false => {
+                let text = "the change was made but is not on disk";
+                Err(Refusal::new(ReplyCode::InternalError, text))
+            }
+        }
+    }
+}
+
+impl Broker for View {
+    fn node_name(&self) -> &str {
+        self.node.name()
+    }
+
+    fn cluster_name(&self) -> String {
+        self.node.cluster_name()
+    }
+
+    fn member_names(&self) -> Vec<String> {
+        let topology = self.node.topology();
+        let names: Vec<String> = topology.nodes().map(|node| node.name.to_string()).collect();
+        match names.is_empty() {
+            true => vec![self.node.name().to_owned()],
+            false => names,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.node.now_ms()
+    }
+
+    fn topology(&self) -> RwLockReadGuard<'_, Topology> {
+        self.node.topology()
+    }
+
+    fn propose(&self, command: Command) -> Result<(), Refusal> {
+        let (_, durable) = self.node.propose_and_wait(&command)?;
+        self.wait(durable)
+    }
+
+    fn import(&self, file: &[u8], vhost: Option<&str>, user: &str) -> Result<(), String> {
+        let imported = self.node.import(file, vhost, Some(user))?;
+        self.wait(imported.durable).map_err(|refusal| refusal.text)
+    }
+
+    fn salt(&self) -> [u8; 4] {
+        salt()
+    }
+
+    fn loopback_users(&self) -> &[String] {
+        &self.node.config().access.loopback_users
+    }
+
+    fn nodes(&self) -> Vec<NodeReport> {
+        report::nodes(&self.node)
+    }
+
+    fn queues(&self) -> FxHashMap<u64, QueueReport> {
+        report::queues(&self.node)
+    }
+
+    fn place(&self, queue: &QueueInfo) -> Place {
+        report::place(&self.node, queue)
+    }
+
+    fn connections(&self) -> Vec<ConnectionReport> {
+        report::connections(&self.node)
+    }
+
+    fn channels(&self) -> Vec<ChannelReport> {
+        report::channels(&self.node)
+    }
+
+    fn close_connection(&self, id: OwnerId, reason: &str) {
+        for connection in self.node.connections().list() {
+            if connection.id == id {
+                connection.outbox.push(Event::Close(reason.to_owned()));
+            }
+        }
+    }
+
+    fn dial(&self, peer: SocketAddr) -> DuplexStream {
+        let (here, there) = tokio::io::duplex(PIPE_BYTES);
+        let listeners = self.node.listeners();
+        let local = listeners.first().map_or(peer, |(address, _)| *address);
+        let peer = Peer {
+            peer,
+            local,
+            tls: false,
+            certificate_name: None,
+        };
+        let node = Arc::clone(&self.node);
+        self.amqp
+            .spawn(crate::server::serve_stream(node, there, peer));
+        here
+    }
+
+    fn feature_flags(&self) -> &'static [(&'static str, &'static str)] {
+        FEATURE_FLAGS
+    }
+
+    fn certificate_ends(&self) -> Vec<(u16, String, Option<u64>)> {
+        let config = self.node.config();
+        let of = |port: u16, file: &Option<std::path::PathBuf>| {
+            let file = file.as_ref()?;
+            let ends = leveret_net::tls::certificate_end(file);
+            let ends_ms = ends.and_then(|s| u64::try_from(s).ok()).map(|s| s * 1000);
+            Some((port, file.display().to_string(), ends_ms))
+        };
+        let amqp = self.node.listeners().into_iter().filter(|(_, tls)| *tls);
+        let mut all: Vec<_> = amqp
+            .filter_map(|(address, _)| of(address.port(), &config.tls.cert_file))
+            .collect();
+        let http = [&config.management, &config.prometheus];
+        all.extend(http.into_iter().filter_map(|http| {
+            let tls = http.tls(&config.tls);
+            of(http.tls_port?, &tls.cert_file)
+        }));
+        all
+    }
+}
