@@ -23,7 +23,7 @@ from harness.servers import Leveret, RabbitMQ, StartFailed
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "mirrored", "partition", "abuse")
+PARTS = ("cargo", "spec", "settings", "interop", "crash", "cluster", "http", "mirrored", "partition", "abuse")
 # Parts that start nothing of their own, and so can use a cluster that is shared.
 SHARED_PARTS = ("spec",)
 PART_DEADLINE_S, PART_DEADLINE_LONG_S = 1500, 4 * 3600
@@ -148,6 +148,9 @@ class Run:
 
     def cluster(self):
         return self.pytest("cluster", TESTS / "cluster", self.server_options())
+
+    def http(self):
+        return self.pytest("http", TESTS / "http", self.server_options())
 
     def partition(self):
         # Two clusters at once: pauses of a loaded machine say little.

@@ -289,7 +289,12 @@ class Leveret(Server):
         self.binary = str(binary)
 
     def command(self):
-        settings = {"listeners.tcp.test": f"{self.host}:{self.port}", **self.settings}
+        # Several nodes of one machine cannot have the default ports of HTTP: whoever wants it names one.
+        settings = {"management.tcp": "none", "prometheus.tcp": "none", **self.settings}
+        for kind in ("management", "prometheus"):
+            if f"{kind}.tcp.port" in settings:
+                del settings[f"{kind}.tcp"]
+        settings = {"listeners.tcp.test": f"{self.host}:{self.port}", **settings}
         sets = [f"--set={key}={value}" for key, value in settings.items()]
         return [self.binary, "server", "--data-dir", str(self.data_dir), *sets]
 
