@@ -238,6 +238,8 @@ pub struct NodeReport {
     pub name: String,
     /// It runs and answers.
     pub running: bool,
+    /// It was drained: it leads nothing and serves no clients.
+    pub maintenance: bool,
     /// Milliseconds since its start.
     pub uptime_ms: u64,
     /// The process id.

@@ -340,7 +340,7 @@ impl Connection {
         session.cancel_notify = handshake.can("consumer_cancel_notify");
         session.blocked_notify = handshake.can("connection.blocked");
         let info = Arc::new(ConnectionInfo {
-            opened_ms: self.node.now_ms(),
+            opened_ms: self.core.node.now_ms(),
             id: self.core.id,
             user: user.clone(),
             vhost: vhost.clone(),

@@ -258,12 +258,18 @@ pub fn own(node: &Node) -> NodeReport {
         .map(|(address, protocol)| ListenerReport { address, protocol })
         .collect();
     listeners.sort_unstable_by_key(|l| (l.protocol.clone(), l.address));
+    let maintenance = {
+        let topology = node.topology();
+        let mut members = topology.nodes();
+        members.any(|member| *member.name == *node.name() && member.maintenance)
+    };
     let (got, got_no_ack) = (counts.messages_got_manual_ack, counts.messages_got_auto_ack);
     let delivered = counts.messages_delivered_manual_ack;
     let delivered_no_ack = counts.messages_delivered_auto_ack;
     NodeReport {
         name: node.name().to_owned(),
         running: true,
+        maintenance,
         uptime_ms: u64::from(node.uptime_s()) * 1000,
         os_pid: std::process::id(),
         mem_used: process_memory().anonymous_bytes,
@@ -323,6 +329,7 @@ pub fn nodes(node: &Node) -> Vec<NodeReport> {
     all.extend(others.map(|other| NodeReport {
         name: other.name.to_string(),
         running: other.up,
+        maintenance: other.maintenance,
         ..NodeReport::default()
     }));
     all

@@ -211,7 +211,7 @@ fn node_value(call: &Call, node: &NodeReport) -> Result<Value> {
     );
     set("contexts", contexts(std::slice::from_ref(node)));
     set("cluster_links", json!([]));
-    set("being_drained", json!(false));
+    set("being_drained", json!(node.maintenance));
     set("being_in_minority", json!(node.alarms.minority));
     let groups: Value = node
         .groups

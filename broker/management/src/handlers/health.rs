@@ -166,9 +166,13 @@ pub fn quorum_critical(call: &Call) -> Result {
 }
 
 pub fn in_service(call: &Call) -> Result {
-    match this(call).alarms.minority {
+    let node = this(call);
+    if node.alarms.minority {
+        return failed("the node hears no majority of its cluster", Value::Null);
+    }
+    match node.maintenance {
         false => ok(),
-        true => failed("the node hears no majority of its cluster", Value::Null),
+        true => failed("the node is in maintenance mode", Value::Null),
     }
 }
 
