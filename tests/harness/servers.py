@@ -124,6 +124,7 @@ class Server:
     """One broker on one port and one data folder; may be started again after it ended."""
 
     host = "127.0.0.1"
+    start_deadline_s = START_DEADLINE_S
 
     def __init__(self, data_dir, port=None, settings=None):
         self.data_dir = Path(data_dir)
@@ -165,8 +166,8 @@ class Server:
             self.wait_serving()
         return self
 
-    def wait_serving(self, deadline_s=START_DEADLINE_S):
-        deadline = time.monotonic() + deadline_s
+    def wait_serving(self, deadline_s=None):
+        deadline = time.monotonic() + (deadline_s or self.start_deadline_s)
         while not serves(self.port, host=self.host):
             ended = self.process.poll()
             if ended is not None or time.monotonic() > deadline:
@@ -307,6 +308,8 @@ class RabbitMQ(Server):
     """Debian's RabbitMQ as a node of its own, with an epmd of its own; `settings` become rabbitmq.conf."""
 
     name = "rabbitmq"
+    # With plugins on a busy machine it takes minutes.
+    start_deadline_s = 300
 
     def __init__(self, data_dir, port=None, settings=None):
         super().__init__(data_dir, port, settings)

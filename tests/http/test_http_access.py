@@ -27,7 +27,9 @@ def test_nobody_is_let_in_without_a_login(api):
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == 'Basic realm="RabbitMQ Management"'
     assert api.user("guest", "wrong").get("/whoami").refusal == (401, "not_authorized", "Login failed")
-    assert api.user(None).get("/overview", Authorization="Basic !!").status == 401
+    assert api.user(None).get("/overview", Authorization="Bearer x").status == 401
+    for malformed in ("Basic !!", "Basic YQ==", "Basic"):
+        assert api.user(None).get("/overview", Authorization=malformed).status == 400, malformed
 
 
 def test_who_is_asking(api):

@@ -47,7 +47,7 @@ def test_objects_are_declared_listed_and_deleted(admin, name):
     assert "exchange declared" in admin("declare", "exchange", "name=x", "type=topic")
     assert "binding declared" in admin("declare", "binding", "source=x", "destination=q", "routing_key=a.#")
     assert "policy declared" in admin("declare", "policy", "name=p", "pattern=^q", 'definition={"max-length":3}')
-    assert "parameter" in admin("declare", "parameter", "component=bogus", "name=a", "value={}", fails=True)
+    assert "component bogus not found" in admin("declare", "parameter", "component=bogus", "name=a", "value={}", fails=True)
     (queue,) = listed(admin, "queues", "name", "durable", "arguments")
     assert queue == {"name": "q", "durable": True, "arguments": {"x-max-length": 5}}
     assert "x" in [exchange["name"] for exchange in listed(admin, "exchanges")]

@@ -10,6 +10,15 @@ use tokio::io::DuplexStream;
 
 use crate::stats::{Churn, MessageStats};
 
+/// Whose things are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of the node that answers.
+    Here,
+    /// Those of all nodes of its cluster that answer.
+    Everywhere,
+}
+
 /// The broker, as the API sees it. Every method but [`Broker::dial`] may block, and is called on a blocking thread.
 pub trait Broker: Send + Sync + 'static {
     /// The name of the node that answers.
@@ -36,17 +45,19 @@ pub trait Broker: Send + Sync + 'static {
     fn salt(&self) -> [u8; 4];
     /// Users that may only come from a loopback address.
     fn loopback_users(&self) -> &[String];
+    /// The node that answers. Asks nobody else.
+    fn node(&self) -> NodeReport;
     /// The nodes of the cluster; those that do not answer have nothing but their names.
     fn nodes(&self) -> Vec<NodeReport>;
-    /// Every queue's numbers by its id; those whose leader does not answer are missing.
-    fn queues(&self) -> FxHashMap<u64, QueueReport>;
+    /// Numbers of queues by their ids: of those that a node leads. Those whose leader does not answer are missing.
+    fn queues(&self, reach: Reach) -> FxHashMap<u64, QueueReport>;
     /// Where a queue is.
     fn place(&self, queue: &QueueInfo) -> Place;
-    /// Open connections of all nodes.
-    fn connections(&self) -> Vec<ConnectionReport>;
-    /// Open channels of all nodes, with their consumers.
-    fn channels(&self) -> Vec<ChannelReport>;
-    /// Closes a connection, 320 CONNECTION_FORCED with this text.
+    /// Open connections.
+    fn connections(&self, reach: Reach) -> Vec<ConnectionReport>;
+    /// Open channels, with their consumers.
+    fn channels(&self, reach: Reach) -> Vec<ChannelReport>;
+    /// Closes a connection of whichever node, 320 CONNECTION_FORCED with this text.
     fn close_connection(&self, id: OwnerId, reason: &str);
     /// A connection to this node's AMQP, without a socket, as if from this address. Does not block.
     fn dial(&self, peer: SocketAddr) -> DuplexStream;
@@ -223,7 +234,7 @@ pub struct GroupReport {
 }
 
 /// Counts in buckets.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Histogram {
     /// Exclusive upper bounds and how many values fell below each (and not below the one before); the last bound may be infinite.
     pub buckets: Vec<(f64, u64)>,
@@ -278,9 +289,11 @@ pub struct NodeReport {
     pub churn: Churn,
     /// Raft groups, if it is one of a cluster.
     pub groups: Vec<GroupReport>,
-    /// Seconds of the journal's syncs.
+    /// Seconds of the journal's syncs. Nodes do not tell each other, as JSON has no infinity.
+    #[serde(skip)]
     pub journal_sync_seconds: Histogram,
-    /// Records that the journal wrote together.
+    /// Records that the journal wrote together. Not told either.
+    #[serde(skip)]
     pub journal_batch_records: Histogram,
     /// Bytes that the journal wrote.
     pub journal_written_bytes: u64,

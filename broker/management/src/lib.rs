@@ -33,7 +33,7 @@ mod text;
 
 pub use broker::{
     AlarmReport, Broker, ChannelReport, ConnectionReport, ConsumerReport, GroupReport, Histogram,
-    ListenerReport, NodeReport, Place, QueueReport,
+    ListenerReport, NodeReport, Place, QueueReport, Reach,
 };
 pub use server::{Api, Http};
 pub use stats::{Churn, MessageStats};

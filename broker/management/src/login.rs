@@ -78,16 +78,24 @@ impl Caller {
     }
 }
 
-/// User and password of an Authorization header.
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, encoded) = value.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (user, password) = decoded.split_once(':')?;
-    Some((user.to_owned(), password.to_owned()))
+/// User and password of an Authorization header; `None` if it is of another kind, or there is none.
+///
+/// # Errors
+/// 400 for one that is malformed, as RabbitMQ has it.
+fn basic(headers: &HeaderMap) -> Result<Option<(String, String)>> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let pair = || {
+        let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return Some(None);
+        }
+        let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+        let (user, password) = decoded.split_once(':')?;
+        Some(Some((user.to_owned(), password.to_owned())))
+    };
+    pair().ok_or_else(|| Failure::bad_request("the Authorization header is malformed"))
 }
 
 /// Logs a request in.
@@ -101,7 +109,7 @@ pub fn log_in(
     peer: SocketAddr,
 ) -> Result<Caller> {
     let login_failed = || Failure::new(401, "not_authorized", "Login failed");
-    let (name, password) = basic(headers).ok_or_else(login_failed)?;
+    let (name, password) = basic(headers)?.ok_or_else(login_failed)?;
     let from = peer.ip().to_canonical();
     if !attempts.may_try(from, &name, broker.now_ms()) {
         let reason = "too many failed logins, try again later";
@@ -191,10 +199,15 @@ mod tests {
             basic(&headers)
         };
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
-        assert_eq!(of("Basic Z3Vlc3Q6Z3Vlc3Q="), pair("guest", "guest"));
-        assert_eq!(of("basic YTpiOmM="), pair("a", "b:c"));
-        for bad in ["Bearer x", "Basic", "Basic !!", "Basic YQ==", ""] {
-            assert_eq!(of(bad), None, "{bad}");
+        assert_eq!(
+            of("Basic Z3Vlc3Q6Z3Vlc3Q=").unwrap(),
+            pair("guest", "guest")
+        );
+        assert_eq!(of("basic YTpiOmM=").unwrap(), pair("a", "b:c"));
+        assert_eq!(of("Bearer x").unwrap(), None);
+        assert_eq!(basic(&HeaderMap::new()).unwrap(), None);
+        for bad in ["Basic", "Basic !!", "Basic YQ==", ""] {
+            assert_eq!(of(bad).unwrap_err().status, 400, "{bad}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 
 use serde_json::Value;
 
-use crate::broker::{ChannelReport, Histogram, NodeReport, QueueReport};
+use crate::broker::{ChannelReport, Histogram, NodeReport, QueueReport, Reach};
 use crate::handlers::cluster::RABBITMQ_VERSION;
 use crate::server::Api;
 use crate::stats::MessageStats;
@@ -235,21 +235,20 @@ fn each(text: &mut Text, families: &[Family<QueueReport>], queues: &[Named]) {
 /// Queues that this node leads: each is told of once in a cluster.
 fn own_queues(api: &Api, wanted: &[&str]) -> Vec<Named> {
     let broker = api.broker();
-    let mut reports = broker.queues();
+    let mut reports = broker.queues(Reach::Here);
     let topology = broker.topology();
     let queues: Vec<_> = topology.queues().cloned().collect();
     drop(topology);
-    let mut leads = rustc_hash::FxHashMap::default();
     let mut named = Vec::new();
     for queue in queues {
-        let own = *leads
-            .entry(queue.group)
-            .or_insert_with(|| broker.place(&queue).leader.as_deref() == Some(broker.node_name()));
-        if own && (wanted.is_empty() || wanted.contains(&queue.vhost.as_str())) {
+        if !wanted.is_empty() && !wanted.contains(&queue.vhost.as_str()) {
+            continue;
+        }
+        if let Some(report) = reports.remove(&queue.id.0) {
             named.push(Named {
                 vhost: queue.vhost.to_string(),
                 name: queue.name.to_string(),
-                report: reports.remove(&queue.id.0).unwrap_or_default(),
+                report,
             });
         }
     }
@@ -260,9 +259,7 @@ fn own_queues(api: &Api, wanted: &[&str]) -> Vec<Named> {
 /// Everything that a scope has.
 pub fn write(api: &Api, scope: Scope, query: &[(String, String)]) -> String {
     let broker = api.broker();
-    let mut nodes = broker.nodes().into_iter();
-    let own = nodes.find(|node| node.name == broker.node_name());
-    let node = own.unwrap_or_default();
+    let node = broker.node();
     let mut text = Text {
         out: String::with_capacity(32 << 10),
         prefix: "rabbitmq_",
@@ -275,16 +272,16 @@ pub fn write(api: &Api, scope: Scope, query: &[(String, String)]) -> String {
         }
         Scope::Aggregated => {
             identity(&mut text, api, "aggregated");
-            whole(&mut text, api, &node);
             let queues = own_queues(api, &[]);
+            whole(&mut text, api, &node, &queues);
             for families in [COARSE, CONSUMERS, FINE] {
                 aggregated(&mut text, families, &queues);
             }
         }
         Scope::PerObject => {
             identity(&mut text, api, "per-object");
-            whole(&mut text, api, &node);
             let queues = own_queues(api, &[]);
+            whole(&mut text, api, &node, &queues);
             for families in [COARSE, CONSUMERS, FINE] {
                 each(&mut text, families, &queues);
             }
@@ -333,7 +330,7 @@ fn identity(text: &mut Text, api: &Api, endpoint: &str) {
 }
 
 /// What a node has besides its objects.
-fn whole(text: &mut Text, api: &Api, node: &NodeReport) {
+fn whole(text: &mut Text, api: &Api, node: &NodeReport, queues: &[Named]) {
     let alarms = [
         (
             "alarms_file_descriptor_limit",
@@ -448,9 +445,8 @@ fn whole(text: &mut Text, api: &Api, node: &NodeReport) {
     let uptime_s = node.uptime_ms as f64 / 1000.0;
     text.gauge("erlang_uptime_seconds", "Node uptime", uptime_s);
     text.gauge("uptime_seconds", "Node uptime", uptime_s);
-    let queues = own_queues(api, &[]);
     text.gauge("queues", "Queues available", queues.len());
-    let consumers = sum(&queues, |queue| u64::from(queue.consumers));
+    let consumers = sum(queues, |queue| u64::from(queue.consumers));
     text.gauge("consumers", "Consumers currently connected", consumers);
     let (attempts, succeeded, failed) = api.attempts().totals();
     for (name, help, value) in [
@@ -473,7 +469,7 @@ fn whole(text: &mut Text, api: &Api, node: &NodeReport) {
         text.head(name, "counter", help);
         text.line(name, "protocol=\"http\"", value);
     }
-    global(text, node, &queues, consumers);
+    global(text, node, queues, consumers);
     raft(text, node);
     journal(text, node);
 }
@@ -714,9 +710,7 @@ fn journal(text: &mut Text, node: &NodeReport) {
 }
 
 fn connections(text: &mut Text, api: &Api) {
-    let own = api.broker().node_name().to_owned();
-    let mut all = api.broker().connections();
-    all.retain(|connection| connection.node == own);
+    let all = api.broker().connections(Reach::Here);
     let name = "connection_channels";
     text.head(name, "gauge", "Channels on a connection");
     for connection in &all {
@@ -729,9 +723,8 @@ fn connections(text: &mut Text, api: &Api) {
 }
 
 fn channels(text: &mut Text, api: &Api, vhosts: &[&str]) {
-    let own = api.broker().node_name().to_owned();
-    let mut all = api.broker().channels();
-    all.retain(|c| c.node == own && (vhosts.is_empty() || vhosts.contains(&c.vhost.as_str())));
+    let mut all = api.broker().channels(Reach::Here);
+    all.retain(|c| vhosts.is_empty() || vhosts.contains(&c.vhost.as_str()));
     let families: [Family<ChannelReport>; 3] = [
         (
             "channel_consumers",

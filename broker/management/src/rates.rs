@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 
-use crate::broker::{Broker, NodeReport, QueueReport};
+use crate::broker::{Broker, NodeReport, QueueReport, Reach};
 use crate::reply::{Failure, Result};
 use crate::stats::{Churn, MessageStats};
 
@@ -109,7 +109,17 @@ impl<const N: usize> Series<N> {
 
     /// RabbitMQ's `..._details`.
     pub fn details(&self, at: usize, range: Option<Range>) -> Value {
-        let rate = self.rate(at);
+        self.details_with(at, range, false)
+    }
+
+    /// The same of what only grows: where it shrank, it began anew elsewhere.
+    fn growing_details(&self, at: usize, range: Option<Range>) -> Value {
+        self.details_with(at, range, true)
+    }
+
+    fn details_with(&self, at: usize, range: Option<Range>, grows: bool) -> Value {
+        let least = if grows { 0.0 } else { f64::NEG_INFINITY };
+        let rate = self.rate(at).max(least);
         let Some(range) = range else {
             return json!({"rate": rate});
         };
@@ -136,7 +146,7 @@ impl<const N: usize> Series<N> {
         json!({
             "rate": rate,
             "samples": list,
-            "avg_rate": grown / range.age_s as f64,
+            "avg_rate": grown.max(least) / range.age_s as f64,
             "avg": sum as f64 / samples.len().max(1) as f64,
         })
     }
@@ -149,9 +159,9 @@ const STATS: usize = MessageStats::NAMES.len();
 const WITH_DEPTHS: usize = STATS + 3;
 const CHURN: usize = Churn::NAMES.len();
 
-fn with_depths(stats: &MessageStats, ready: u64, unacked: u64) -> [u64; WITH_DEPTHS] {
+fn with_depths(stats: [u64; STATS], ready: u64, unacked: u64) -> [u64; WITH_DEPTHS] {
     let mut all = [0; WITH_DEPTHS];
-    all[..STATS].copy_from_slice(&stats.values());
+    all[..STATS].copy_from_slice(&stats);
     all[STATS..].copy_from_slice(&[ready + unacked, ready, unacked]);
     all
 }
@@ -174,7 +184,11 @@ pub fn put_stats(
         }
         let value = values.get(at).copied().unwrap_or(0);
         out.insert((*name).to_owned(), json!(value));
-        out.insert(format!("{name}_details"), details(series, at, range));
+        let details = match series {
+            Some(series) => series.growing_details(at, range),
+            None => Messages::default().growing_details(at, range),
+        };
+        out.insert(format!("{name}_details"), details);
     }
 }
 
@@ -210,12 +224,42 @@ pub struct Seen {
     nodes: Vec<NodeReport>,
 }
 
+/// Sums of counters of all nodes. They never shrink: a node that is down, or was started again, takes nothing away.
+#[derive(Debug)]
+struct Sums<const N: usize> {
+    seen: FxHashMap<String, [u64; N]>,
+    sums: [u64; N],
+}
+
+impl<const N: usize> Default for Sums<N> {
+    fn default() -> Self {
+        Sums {
+            seen: FxHashMap::default(),
+            sums: [0; N],
+        }
+    }
+}
+
+impl<const N: usize> Sums<N> {
+    /// What a node counts now. What it had counted when it was seen for the first time happened before.
+    fn add(&mut self, node: &str, now: [u64; N]) {
+        let Some(before) = self.seen.insert(node.to_owned(), now) else {
+            return;
+        };
+        for ((sum, now), before) in self.sums.iter_mut().zip(now).zip(before) {
+            *sum += now.checked_sub(before).unwrap_or(now);
+        }
+    }
+}
+
 /// The samples of a cluster.
 #[derive(Debug, Default)]
 pub struct Samples {
     /// Of all nodes together.
     pub messages: Messages,
+    message_sums: Sums<STATS>,
     churn: Series<CHURN>,
+    churn_sums: Sums<CHURN>,
     queues: FxHashMap<u64, Messages>,
     /// Bytes of memory, bytes of free disk, file descriptors, by node.
     nodes: FxHashMap<String, Series<3>>,
@@ -226,7 +270,7 @@ impl Samples {
     pub fn look(broker: &dyn Broker) -> Seen {
         Seen {
             now_ms: broker.now_ms(),
-            queues: broker.queues(),
+            queues: broker.queues(Reach::Everywhere),
             nodes: broker.nodes(),
         }
     }
@@ -238,23 +282,21 @@ impl Samples {
             queues,
             nodes,
         } = seen;
-        let mut stats = MessageStats::default();
-        let mut churn = Churn::default();
-        for node in &nodes {
-            stats.add(&node.stats);
-            churn.add(&node.churn);
+        for node in nodes.iter().filter(|node| node.running) {
+            self.message_sums.add(&node.name, node.stats.values());
+            self.churn_sums.add(&node.name, node.churn.values());
             let series = self.nodes.entry(node.name.clone()).or_default();
             let values = [node.mem_used, node.disk_free, node.fd_used];
             series.push(now_ms, values, SAMPLES_MAX);
         }
         let (ready, unacked) = depths(queues.values());
-        let values = with_depths(&stats, ready, unacked);
+        let values = with_depths(self.message_sums.sums, ready, unacked);
         self.messages.push(now_ms, values, SAMPLES_MAX);
-        self.churn.push(now_ms, churn.values(), SAMPLES_MAX);
+        self.churn.push(now_ms, self.churn_sums.sums, SAMPLES_MAX);
         let samples_max = (QUEUE_SAMPLES_MAX / queues.len().max(1)).min(SAMPLES_MAX);
         self.queues.retain(|id, _| queues.contains_key(id));
         for (id, queue) in &queues {
-            let values = with_depths(&queue.stats, queue.ready, queue.unacked);
+            let values = with_depths(queue.stats.values(), queue.ready, queue.unacked);
             let series = self.queues.entry(*id).or_default();
             series.push(now_ms, values, samples_max);
         }
@@ -338,6 +380,41 @@ mod tests {
         ] {
             assert_eq!(of(&format!("lengths_{bad}")).unwrap_err().status, 400);
         }
+    }
+
+    #[test]
+    fn sums_outlive_nodes() {
+        let mut sums = Sums::<1>::default();
+        for (node, now, sum) in [
+            ("a", 100, 0),
+            ("b", 50, 0),
+            ("a", 110, 10),
+            // It began anew.
+            ("b", 7, 17),
+            ("a", 110, 17),
+        ] {
+            sums.add(node, [now]);
+            assert_eq!(sums.sums, [sum], "{node} {now}");
+        }
+    }
+
+    #[test]
+    fn what_only_grows_has_no_negative_rate() {
+        let mut series = Messages::default();
+        for (ms, count) in [(5_000, 900), (10_000, 3)] {
+            series.push(ms, [count; WITH_DEPTHS], SAMPLES_MAX);
+        }
+        let mut out = Map::new();
+        put_stats(
+            &mut out,
+            &MessageStats::default(),
+            Some(&series),
+            None,
+            &["ack"],
+        );
+        assert_eq!(out["ack_details"]["rate"], 0.0);
+        put_depths(&mut out, (1, 2), Some(&series), None);
+        assert!(out["messages_details"]["rate"].as_f64().unwrap() < 0.0);
     }
 
     #[test]

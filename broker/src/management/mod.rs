@@ -3,6 +3,7 @@
 //! They run on a thread of their own, and what may block on a few more, so that no request holds up a connection's task. What the API
 //! asks for is answered by `view`.
 
+pub mod everywhere;
 mod report;
 mod view;
 

@@ -1,6 +1,6 @@
-//! What nodes report of themselves: this node's own, and that of the others beside it.
+//! What this node reports of itself, to its own API and to those of the other nodes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -13,10 +13,11 @@ use leveret_management::{
     ListenerReport, MessageStats, NodeReport, Place, QueueReport,
 };
 use leveret_queue::{ConsumerView, QueueId, QueueView};
-use leveret_topology::{QueueInfo, Topology};
+use leveret_topology::QueueInfo;
 use rustc_hash::FxHashMap;
 
 use crate::channel::ChannelReport as OwnChannel;
+use crate::mirror::Mirror;
 use crate::node::{ConnectionInfo, Node, process_memory};
 use crate::outbox::Event;
 
@@ -51,36 +52,41 @@ fn queue_report(view: &QueueView) -> QueueReport {
     }
 }
 
-/// Every queue that this node leads.
-pub fn queues(node: &Node) -> FxHashMap<u64, QueueReport> {
-    // One look at a group instead of one for each of its queues.
-    let views = node.groups().iter().flat_map(|group| group.views());
-    views.map(|view| (view.id, queue_report(&view))).collect()
+/// Queues by their ids.
+pub fn queues(views: &[QueueView]) -> FxHashMap<u64, QueueReport> {
+    let one = |view: &QueueView| (view.id, queue_report(view));
+    views.iter().map(one).collect()
 }
 
-fn name_of(topology: &Topology, id: u64) -> String {
-    let node = topology.node(id);
-    node.map_or_else(|| id.to_string(), |node| node.name.to_string())
+/// The nodes that this one hears, by their ids; it alone if it is alone.
+fn up(node: &Node) -> BTreeSet<u64> {
+    node.mirror()
+        .map_or_else(BTreeSet::new, |mirror| mirror.up_nodes())
 }
 
-/// Where a queue is.
+/// Where a queue is. A leader that is not heard any more leads nothing.
 pub fn place(node: &Node, queue: &QueueInfo) -> Place {
     let own = || node.name().to_owned();
-    let Some(session) = node.session(queue.group) else {
+    let (Some(mirror), Some(session)) = (node.mirror(), node.session(queue.group)) else {
         return Place {
             leader: Some(own()),
             members: vec![own()],
             online: vec![own()],
         };
     };
-    let topology = node.topology();
-    let up = topology.nodes().filter(|member| member.up);
+    let up = up(node);
+    let leader = session.leader().map(|leader| leader.node);
+    let voters = mirror.mirrored(queue.group).and_then(|m| m.raft.get());
+    let voters: BTreeSet<u64> = voters.map_or_else(BTreeSet::new, |raft| {
+        raft.membership().voter_ids().map(node_of).collect()
+    });
+    let names = |ids: &mut dyn Iterator<Item = &u64>| ids.map(|id| mirror.name_of(*id)).collect();
     Place {
-        leader: session
-            .leader()
-            .map(|leader| name_of(&topology, leader.node)),
-        members: topology.nodes().map(|n| n.name.to_string()).collect(),
-        online: up.map(|n| n.name.to_string()).collect(),
+        leader: leader
+            .filter(|id| up.contains(id))
+            .map(|id| mirror.name_of(id)),
+        members: names(&mut voters.iter()),
+        online: names(&mut voters.intersection(&up)),
     }
 }
 
@@ -139,6 +145,7 @@ fn own_channels(node: &Node) -> Vec<(Arc<ConnectionInfo>, Vec<OwnChannel>)> {
 /// The channels of this node, with their consumers.
 pub fn channels(node: &Node) -> Vec<ChannelReport> {
     let told = own_channels(node);
+    // What a node alone knows from its queues, one of a cluster knows from its sessions with their leaders.
     let views = node.groups().iter().flat_map(|group| group.consumers());
     let views: HashMap<(QueueId, u64), ConsumerView> = views
         .map(|(queue, view)| ((queue, view.slot.key()), view))
@@ -148,7 +155,11 @@ pub fn channels(node: &Node) -> Vec<ChannelReport> {
         all.extend(channels.iter().map(|channel| {
             // One that the queue does not have any more has just been cancelled.
             let consumers = channel.consumers.iter().filter_map(|consumer| {
-                let view = views.get(&(consumer.queue.id.0, consumer.slot.key()))?;
+                let key = (consumer.queue.id.0, consumer.slot.key());
+                let view = match node.session(consumer.queue.group) {
+                    Some(session) => session.consumer_view(consumer.slot)?,
+                    None => *views.get(&key)?,
+                };
                 Some(ConsumerReport {
                     tag: String::from_utf8_lossy(&consumer.tag).into_owned(),
                     queue_id: consumer.queue.id.0,
@@ -201,27 +212,22 @@ fn histogram(from: &leveret_storage::Histogram, unit: f64) -> Histogram {
     }
 }
 
-fn group(node: &Node, number: u32, figures: &Figures) -> GroupReport {
-    let topology = node.topology();
-    let own = node.mirror().map(|mirror| mirror.id());
-    let up = topology.nodes().filter(|n| n.up).map(|n| n.id);
-    let up: Vec<u64> = up.collect();
+fn group(mirror: &Mirror, up: &BTreeSet<u64>, number: u32, figures: &Figures) -> GroupReport {
     let voters = figures.voters.len();
     let live = figures.voters.iter().filter(|m| up.contains(&node_of(**m)));
-    let leader = figures.leader.map(node_of);
+    let leader = figures.leader.map(node_of).filter(|id| up.contains(id));
+    let lags = figures.lags.iter();
     GroupReport {
         group: number,
-        leader: leader.map(|id| name_of(&topology, id)),
-        leads: leader.is_some() && leader == own,
+        leader: leader.map(|id| mirror.name_of(id)),
+        leads: leader == Some(mirror.id()),
         term: figures.term,
         last_log_index: figures.last_log_index,
         commit_index: figures.committed_index,
         applied_index: figures.applied_index,
         snapshot_index: figures.snapshot_index,
-        lags: figures
-            .lags
-            .iter()
-            .map(|(member, lag)| (name_of(&topology, node_of(*member)), *lag))
+        lags: lags
+            .map(|(member, lag)| (mirror.name_of(node_of(*member)), *lag))
             .collect(),
         spare: live.count().saturating_sub(voters / 2 + 1),
     }
@@ -231,9 +237,9 @@ fn groups(node: &Node) -> Vec<GroupReport> {
     let Some(mirror) = node.mirror() else {
         return Vec::new();
     };
-    let all = mirror.figures();
+    let (up, all) = (up(node), mirror.figures());
     all.iter()
-        .map(|(number, figures)| group(node, *number, figures))
+        .map(|(number, figures)| group(mirror, &up, *number, figures))
         .collect()
 }
 
@@ -258,18 +264,13 @@ pub fn own(node: &Node) -> NodeReport {
         .map(|(address, protocol)| ListenerReport { address, protocol })
         .collect();
     listeners.sort_unstable_by_key(|l| (l.protocol.clone(), l.address));
-    let maintenance = {
-        let topology = node.topology();
-        let mut members = topology.nodes();
-        members.any(|member| *member.name == *node.name() && member.maintenance)
-    };
     let (got, got_no_ack) = (counts.messages_got_manual_ack, counts.messages_got_auto_ack);
     let delivered = counts.messages_delivered_manual_ack;
     let delivered_no_ack = counts.messages_delivered_auto_ack;
     NodeReport {
         name: node.name().to_owned(),
         running: true,
-        maintenance,
+        maintenance: node.mirror().is_some_and(|mirror| mirror.is_drained()),
         uptime_ms: u64::from(node.uptime_s()) * 1000,
         os_pid: std::process::id(),
         mem_used: process_memory().anonymous_bytes,
@@ -319,18 +320,4 @@ pub fn own(node: &Node) -> NodeReport {
         journal_written_bytes: stats.written_bytes,
         journal_writes: stats.writes,
     }
-}
-
-/// The nodes of the cluster.
-pub fn nodes(node: &Node) -> Vec<NodeReport> {
-    let mut all = vec![own(node)];
-    let topology = node.topology();
-    let others = topology.nodes().filter(|other| *other.name != *node.name());
-    all.extend(others.map(|other| NodeReport {
-        name: other.name.to_string(),
-        running: other.up,
-        maintenance: other.maintenance,
-        ..NodeReport::default()
-    }));
-    all
 }

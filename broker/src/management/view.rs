@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use leveret_management::{Broker, ChannelReport, ConnectionReport, NodeReport, Place, QueueReport};
+use leveret_management::{
+    Broker, ChannelReport, ConnectionReport, NodeReport, Place, QueueReport, Reach,
+};
 use leveret_protocol::ReplyCode;
 use leveret_storage::Location;
 use leveret_topology::{Command, OwnerId, QueueInfo, Refusal, Topology};
@@ -14,11 +16,11 @@ use rustc_hash::FxHashMap;
 use tokio::io::DuplexStream;
 use tokio::runtime::Handle;
 
+use super::everywhere::{self, Ask};
 use super::report;
 use crate::connection::Peer;
 use crate::ctl::{FEATURE_FLAGS, salt};
 use crate::node::Node;
-use crate::outbox::Event;
 
 /// Bytes between the API and a connection within the process.
 const PIPE_BYTES: usize = 64 << 10;
@@ -111,32 +113,44 @@ impl Broker for View {
         &self.node.config().access.loopback_users
     }
 
-    fn nodes(&self) -> Vec<NodeReport> {
-        report::nodes(&self.node)
+    fn node(&self) -> NodeReport {
+        report::own(&self.node)
     }
 
-    fn queues(&self) -> FxHashMap<u64, QueueReport> {
-        report::queues(&self.node)
+    fn nodes(&self) -> Vec<NodeReport> {
+        everywhere::nodes(&self.node)
+    }
+
+    fn queues(&self, reach: Reach) -> FxHashMap<u64, QueueReport> {
+        let views = match reach {
+            Reach::Here => self.node.views(),
+            Reach::Everywhere => self.node.views_everywhere(),
+        };
+        report::queues(&views)
     }
 
     fn place(&self, queue: &QueueInfo) -> Place {
         report::place(&self.node, queue)
     }
 
-    fn connections(&self) -> Vec<ConnectionReport> {
-        report::connections(&self.node)
+    fn connections(&self, reach: Reach) -> Vec<ConnectionReport> {
+        let own = report::connections(&self.node);
+        match reach {
+            Reach::Here => own,
+            Reach::Everywhere => everywhere::gather(&self.node, &Ask::Connections, own),
+        }
     }
 
-    fn channels(&self) -> Vec<ChannelReport> {
-        report::channels(&self.node)
+    fn channels(&self, reach: Reach) -> Vec<ChannelReport> {
+        let own = report::channels(&self.node);
+        match reach {
+            Reach::Here => own,
+            Reach::Everywhere => everywhere::gather(&self.node, &Ask::Channels, own),
+        }
     }
 
     fn close_connection(&self, id: OwnerId, reason: &str) {
-        for connection in self.node.connections().list() {
-            if connection.id == id {
-                connection.outbox.push(Event::Close(reason.to_owned()));
-            }
-        }
+        everywhere::close(&self.node, id, reason);
     }
 
     fn dial(&self, peer: SocketAddr) -> DuplexStream {

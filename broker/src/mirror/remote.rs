@@ -38,11 +38,13 @@ pub enum Matter {
     Verb = 2,
     /// A look at all queues that the node leads.
     Views = 3,
+    /// What the API of another node asks: `management::everywhere::Ask` in JSON. The answer is JSON as well.
+    Report = 4,
 }
 
 impl Matter {
     fn of(number: u8) -> Option<Matter> {
-        [Matter::Reply, Matter::Verb, Matter::Views]
+        [Matter::Reply, Matter::Verb, Matter::Views, Matter::Report]
             .into_iter()
             .find(|matter| *matter as u8 == number)
     }
@@ -225,6 +227,7 @@ impl Mirror {
             let answer = match matter {
                 Some(Matter::Verb) => crate::ctl::answer_here(&node, &body),
                 Some(Matter::Views) => Some(node.encode_views()),
+                Some(Matter::Report) => crate::management::everywhere::answer_here(&node, &body),
                 Some(Matter::Reply) | None => None,
             };
             if let Some(mirror) = node.mirror() {

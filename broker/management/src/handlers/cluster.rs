@@ -4,7 +4,7 @@ use leveret_topology::ExchangeType;
 use serde_json::{Map, Value, json};
 
 use super::vhosts::with_samples;
-use crate::broker::NodeReport;
+use crate::broker::{NodeReport, Reach};
 use crate::call::Call;
 use crate::json;
 use crate::rates;
@@ -66,7 +66,7 @@ fn contexts(nodes: &[NodeReport]) -> Value {
 pub fn overview(call: &Call) -> Result {
     let range = call.range()?;
     let broker = call.broker();
-    let (nodes, queues) = (broker.nodes(), broker.queues());
+    let (nodes, queues) = (broker.nodes(), broker.queues(Reach::Everywhere));
     let mut out = Map::new();
     let mut set = |name: &str, value: Value| out.insert(name.to_owned(), value);
     set("management_version", json!(RABBITMQ_VERSION));
@@ -114,7 +114,7 @@ pub fn overview(call: &Call) -> Result {
             (sum(|node| node.connections), sum(|node| node.channels))
         }
         false => {
-            let mut own = broker.connections();
+            let mut own = broker.connections(Reach::Everywhere);
             own.retain(|c| c.user == call.caller.name);
             let channels = own.iter().map(|c| c.channels as u64).sum();
             (own.len() as u64, channels)

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::broker::{ChannelReport, ConnectionReport, ConsumerReport};
+use crate::broker::{ChannelReport, ConnectionReport, ConsumerReport, Reach};
 use crate::call::Call;
 use crate::reply::{Failure, Reply, Result};
 
@@ -42,7 +42,7 @@ fn expect_vhost(call: &Call) -> Result<()> {
 
 pub fn list(call: &Call) -> Result {
     expect_vhost(call)?;
-    let all = call.broker().connections();
+    let all = call.broker().connections(Reach::Everywhere);
     let visible = all.iter().filter(|c| is_visible(call, &c.user, &c.vhost));
     call.list(visible.map(connection_value).collect(), &["vhost", "name"])
 }
@@ -50,7 +50,7 @@ pub fn list(call: &Call) -> Result {
 /// The connection in the path, if the user may have to do with it.
 fn find(call: &Call) -> Result<ConnectionReport> {
     let name = call.param("connection");
-    let mut all = call.broker().connections().into_iter();
+    let mut all = call.broker().connections(Reach::Everywhere).into_iter();
     let found = all.find(|c| c.name == name).ok_or_else(Failure::missing)?;
     own(call, &found.user)?;
     Ok(found)
@@ -88,7 +88,7 @@ pub fn close(call: &Call) -> Result {
 fn of_user(call: &Call) -> Result<Vec<ConnectionReport>> {
     let user = call.param("username");
     own(call, user)?;
-    let mut all = call.broker().connections();
+    let mut all = call.broker().connections(Reach::Everywhere);
     all.retain(|c| c.user == user);
     Ok(all)
 }
@@ -130,7 +130,7 @@ fn channel_value(c: &ChannelReport) -> Map<String, Value> {
 
 pub fn channels(call: &Call) -> Result {
     expect_vhost(call)?;
-    let all = call.broker().channels();
+    let all = call.broker().channels(Reach::Everywhere);
     let visible = all.iter().filter(|c| is_visible(call, &c.user, &c.vhost));
     let items = visible.map(|c| Value::Object(channel_value(c))).collect();
     call.list(items, &["vhost", "name"])
@@ -138,7 +138,7 @@ pub fn channels(call: &Call) -> Result {
 
 pub fn channels_of(call: &Call) -> Result {
     let connection = find(call)?;
-    let mut all = call.broker().channels();
+    let mut all = call.broker().channels(Reach::Everywhere);
     all.retain(|c| c.connection == connection.name && c.node == connection.node);
     let items = all
         .iter()
@@ -149,7 +149,7 @@ pub fn channels_of(call: &Call) -> Result {
 
 pub fn channel(call: &Call) -> Result {
     let name = call.param("channel");
-    let mut all = call.broker().channels().into_iter();
+    let mut all = call.broker().channels(Reach::Everywhere).into_iter();
     let found = all.find(|c| channel_name(c) == name);
     let found = found.ok_or_else(Failure::missing)?;
     own(call, &found.user)?;
@@ -182,7 +182,7 @@ fn consumer_value(channel: &ChannelReport, c: &ConsumerReport) -> Value {
 
 pub fn consumers(call: &Call) -> Result {
     expect_vhost(call)?;
-    let all = call.broker().channels();
+    let all = call.broker().channels(Reach::Everywhere);
     let visible = all.iter().filter(|c| is_visible(call, &c.user, &c.vhost));
     let items = visible.flat_map(|channel| {
         let consumers = channel.consumers.iter();
@@ -196,7 +196,7 @@ pub fn consumers(call: &Call) -> Result {
 
 /// The consumers of a queue.
 pub(super) fn consumers_of(call: &Call, queue: u64) -> Value {
-    let all = call.broker().channels();
+    let all = call.broker().channels(Reach::Everywhere);
     let mut found = Vec::new();
     for channel in &all {
         let of_queue = channel.consumers.iter().filter(|c| c.queue_id == queue);

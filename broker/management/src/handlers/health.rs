@@ -26,9 +26,7 @@ fn failed(reason: &str, more: Value) -> Result {
 
 /// The node that answers.
 fn this(call: &Call) -> NodeReport {
-    let mut all = call.broker().nodes().into_iter();
-    all.find(|node| node.name == call.broker().node_name())
-        .unwrap_or_default()
+    call.broker().node()
 }
 
 fn alarms_of(node: &NodeReport) -> Vec<Value> {

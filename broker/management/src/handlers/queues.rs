@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::exchanges::short;
 use super::{connections, refused};
-use crate::broker::{Broker, Place, QueueReport};
+use crate::broker::{Broker, Place, QueueReport, Reach};
 use crate::call::Call;
 use crate::json;
 use crate::rates::{self, Range, Samples};
@@ -168,7 +168,7 @@ pub fn list(call: &Call) -> Result {
     let more = |mut items: Vec<Value>| {
         let reports = match only_basic {
             true => FxHashMap::default(),
-            false => call.broker().queues(),
+            false => call.broker().queues(Reach::Everywhere),
         };
         let samples = call.api.samples();
         let topology = call.topology();
@@ -206,7 +206,7 @@ pub fn get(call: &Call) -> Result {
     let mut item = basic(&queue, &place);
     put_policy(&mut item, &call.topology(), &queue);
     if !call.is_set("disable_stats") {
-        let reports = call.broker().queues();
+        let reports = call.broker().queues(Reach::Everywhere);
         let report = reports.get(&queue.id.0);
         put_more(
             &mut item,
@@ -223,7 +223,7 @@ pub fn get(call: &Call) -> Result {
         set(&mut item, "deliveries", json!([]));
     }
     if let Some(owner) = queue.exclusive_owner {
-        let all = call.broker().connections();
+        let all = call.broker().connections(Reach::Everywhere);
         if let Some(connection) = all.iter().find(|c| c.id == owner) {
             let details = json!({
                 "name": connection.name, "peer_host": connection.peer.ip().to_canonical(),

@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 
 use super::users::tags;
-use crate::broker::QueueReport;
+use crate::broker::{QueueReport, Reach};
 use crate::call::Call;
 use crate::json;
 use crate::rates::{self, Samples};
@@ -59,7 +59,7 @@ fn put_totals(out: &mut Map<String, Value>, vhost: &VHost, reports: &FxHashMap<u
 pub fn list(call: &Call) -> Result {
     let reports = match call.is_set("disable_stats") {
         true => FxHashMap::default(),
-        false => call.broker().queues(),
+        false => call.broker().queues(Reach::Everywhere),
     };
     let topology = call.topology();
     let mut items = Vec::new();
@@ -78,7 +78,7 @@ pub fn list(call: &Call) -> Result {
 }
 
 pub fn get(call: &Call) -> Result {
-    let reports = call.broker().queues();
+    let reports = call.broker().queues(Reach::Everywhere);
     let topology = call.topology();
     let vhost = topology.vhost(call.vhost()).ok_or_else(Failure::missing)?;
     let mut item = basic(call, vhost);
