@@ -73,13 +73,16 @@ class Api:
         return self.send("DELETE", "/api" + path, **headers)
 
     def eventually(self, path, holds):
-        """The JSON of a path once `holds` is true of it: statistics come every few seconds in RabbitMQ."""
+        """The JSON of a path once `holds` is true of it: statistics come every few seconds in RabbitMQ. Nobody may listen yet."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            answer = self.get(path)
-            if answer.status == 200 and holds(answer.json):
-                return answer.json
-            assert time.monotonic() < deadline, (path, answer.status, answer.body[:2000])
+            try:
+                answer = self.get(path)
+                if answer.status == 200 and holds(answer.json):
+                    return answer.json
+            except ConnectionRefusedError as error:
+                answer = error
+            assert time.monotonic() < deadline, (path, str(answer)[:2000])
             time.sleep(0.1)
 
 

@@ -62,7 +62,7 @@ def test_objects_are_declared_listed_and_deleted(admin, name):
     assert "policy deleted" in admin("delete", "policy", "name=p")
     assert "exchange deleted" in admin("delete", "exchange", "name=x")
     assert "queue deleted" in admin("delete", "queue", "name=q")
-    assert "Not Found" in admin("delete", "queue", "name=q", fails=True)
+    assert "Not found" in admin("delete", "queue", "name=q", fails=True)
 
 
 def test_messages_and_users(admin, name):
