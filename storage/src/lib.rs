@@ -23,7 +23,7 @@ pub use journal::append::{NewRecord, Wait};
 pub use journal::config::{JournalConfig, SyncPolicy};
 pub use journal::recovery::{Cut, RecoveryReport};
 pub use journal::segment::SegmentInfo;
-pub use journal::stats::{Histogram, JournalStats};
+pub use journal::stats::{Histogram, HistogramCell, JournalStats};
 pub use journal::walk::{Verify, Walk};
 pub use journal::{Journal, Progress};
 pub use location::Location;

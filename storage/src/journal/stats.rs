@@ -16,6 +16,14 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Adds another's values.
+    pub fn add(&mut self, other: &Histogram) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+
     /// Number of values.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -40,14 +48,16 @@ impl Histogram {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct HistogramCell {
+/// A [`Histogram`] that is being counted, by any number of threads.
+#[derive(Debug, Default)]
+pub struct HistogramCell {
     counts: [AtomicU64; BUCKETS],
     sum: AtomicU64,
 }
 
 impl HistogramCell {
-    pub(crate) fn record(&self, value: u64) {
+    /// Counts a value.
+    pub fn record(&self, value: u64) {
         let bucket = (u64::BITS - value.leading_zeros()) as usize;
         if let Some(count) = self.counts.get(bucket.min(BUCKETS - 1)) {
             count.fetch_add(1, Relaxed);
@@ -55,7 +65,8 @@ impl HistogramCell {
         self.sum.fetch_add(value, Relaxed);
     }
 
-    fn read(&self) -> Histogram {
+    /// What was counted so far.
+    pub fn read(&self) -> Histogram {
         let mut out = Histogram {
             counts: [0; BUCKETS],
             sum: self.sum.load(Relaxed),

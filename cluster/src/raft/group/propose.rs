@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_util::future::poll_fn;
+use leveret_storage::{Histogram, HistogramCell};
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use openraft::rt::AsyncRuntime;
@@ -44,6 +46,25 @@ pub enum ProposeError {
 pub(super) struct InFlight {
     pub(super) count: AtomicU64,
     bytes: AtomicU64,
+    /// Microseconds from proposing to having applied.
+    commit_us: HistogramCell,
+    /// A mean of these that forgets.
+    commit_recent_us: AtomicU64,
+}
+
+impl InFlight {
+    /// An entry was applied so long after it was proposed.
+    fn committed(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.commit_us.record(us);
+        // Two at once may count as one.
+        let mean = self.commit_recent_us.load(Ordering::Relaxed);
+        let next = match mean {
+            0 => us,
+            mean => mean.saturating_mul(7).saturating_add(us) / 8,
+        };
+        self.commit_recent_us.store(next.max(1), Ordering::Relaxed);
+    }
 }
 
 /// Tells a proposer, at the latest when it is dropped.
@@ -80,6 +101,12 @@ pub(super) struct Backlog {
 }
 
 impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
+    /// Microseconds from proposing an entry here to having applied it: counts, and a mean that forgets.
+    pub fn commit_us(&self) -> (Histogram, u64) {
+        let recent = self.flight.commit_recent_us.load(Ordering::Relaxed);
+        (self.flight.commit_us.read(), recent)
+    }
+
     /// Proposes an entry as the leader of `term`, behind all that were proposed before; does not wait. `answer` is called once,
     /// on a task of the group, when the entry is applied here, or will not be; it must not block, and not call the group.
     ///
@@ -107,9 +134,14 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
             flight: Arc::clone(&self.flight),
             bytes,
         };
+        let begun = <R::Instant as openraft::Instant>::now();
         let answer = Answer::new(move |result: ClientWriteResult<Types<R>>| {
             told.tell(match result {
-                Ok(response) => Ok(response.log_id),
+                Ok(response) => {
+                    let took = openraft::Instant::elapsed(&begun);
+                    told.flight.committed(took);
+                    Ok(response.log_id)
+                }
                 Err(ClientWriteError::LogEntryDiscarded(to)) => {
                     let leader = to.leader_id;
                     Err(ProposeError::Replaced { leader })
