@@ -227,6 +227,8 @@ pub struct GroupReport {
     pub applied_index: u64,
     /// The entry that the last snapshot ends with.
     pub snapshot_index: u64,
+    /// Microseconds that an entry took to be committed, lately: a mean that forgets.
+    pub commit_recent_us: u64,
     /// Of the leader: by how many entries each other member is behind.
     pub lags: Vec<(String, u64)>,
     /// Members that a majority needs beyond those that are up; 0 if the loss of one more would stop it.
@@ -287,9 +289,17 @@ pub struct NodeReport {
     pub received_confirm: u64,
     /// What came and went.
     pub churn: Churn,
+    /// Changes of leaders of groups that it saw.
+    pub failovers: u64,
+    /// Seconds without a known leader at each of them. Not told to other nodes, as JSON has no infinity.
+    #[serde(skip)]
+    pub failover_pause_seconds: Histogram,
+    /// Seconds from proposing an entry to having applied it, of groups that it leads. Not told either.
+    #[serde(skip)]
+    pub commit_seconds: Histogram,
     /// Raft groups, if it is one of a cluster.
     pub groups: Vec<GroupReport>,
-    /// Seconds of the journal's syncs. Nodes do not tell each other, as JSON has no infinity.
+    /// Seconds of the journal's syncs. Not told either.
     #[serde(skip)]
     pub journal_sync_seconds: Histogram,
     /// Records that the journal wrote together. Not told either.

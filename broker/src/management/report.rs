@@ -226,6 +226,7 @@ fn group(mirror: &Mirror, up: &BTreeSet<u64>, number: u32, figures: &Figures) ->
         commit_index: figures.committed_index,
         applied_index: figures.applied_index,
         snapshot_index: figures.snapshot_index,
+        commit_recent_us: figures.commit_recent_us,
         lags: lags
             .map(|(member, lag)| (mirror.name_of(node_of(*member)), *lag))
             .collect(),
@@ -233,14 +234,18 @@ fn group(mirror: &Mirror, up: &BTreeSet<u64>, number: u32, figures: &Figures) ->
     }
 }
 
-fn groups(node: &Node) -> Vec<GroupReport> {
+/// The groups, and how long their entries took to be committed.
+fn groups(node: &Node) -> (Vec<GroupReport>, leveret_storage::Histogram) {
+    let mut commit_us = leveret_storage::Histogram::default();
     let Some(mirror) = node.mirror() else {
-        return Vec::new();
+        return (Vec::new(), commit_us);
     };
     let (up, all) = (up(node), mirror.figures());
-    all.iter()
-        .map(|(number, figures)| group(mirror, &up, *number, figures))
-        .collect()
+    let one = |(number, figures): &(u32, Figures)| {
+        commit_us.add(&figures.commit_us);
+        group(mirror, &up, *number, figures)
+    };
+    (all.iter().map(one).collect(), commit_us)
 }
 
 /// This node.
@@ -264,6 +269,9 @@ pub fn own(node: &Node) -> NodeReport {
         .map(|(address, protocol)| ListenerReport { address, protocol })
         .collect();
     listeners.sort_unstable_by_key(|l| (l.protocol.clone(), l.address));
+    let (groups, commit_us) = groups(node);
+    let changes = node.mirror().map(|mirror| mirror.changes());
+    let (failovers, pauses_ms) = changes.unwrap_or_default();
     let (got, got_no_ack) = (counts.messages_got_manual_ack, counts.messages_got_auto_ack);
     let delivered = counts.messages_delivered_manual_ack;
     let delivered_no_ack = counts.messages_delivered_auto_ack;
@@ -314,7 +322,10 @@ pub fn own(node: &Node) -> NodeReport {
             queue_declared: counts.queues_declared,
             queue_deleted: counts.queues_deleted,
         },
-        groups: groups(node),
+        failovers,
+        failover_pause_seconds: histogram(&pauses_ms, 1e-3),
+        commit_seconds: histogram(&commit_us, 1e-6),
+        groups,
         journal_sync_seconds: histogram(&stats.sync_us, 1e-6),
         journal_batch_records: histogram(&stats.batch_records, 1.0),
         journal_written_bytes: stats.written_bytes,

@@ -4,6 +4,7 @@
 //! queue's group; a leader that happens to be on the same node is reached by a call instead of a socket, and by nothing else
 //! differently.
 
+mod changes;
 pub mod cluster;
 mod drain;
 pub mod join;

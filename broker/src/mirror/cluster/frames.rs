@@ -237,7 +237,7 @@ impl Handler for SessionService {
         mirror.answers_lost(node);
         for mirrored in &mirror.groups {
             if mirrored.session.leader().is_some_and(|l| l.node == node) {
-                mirrored.session.lead_by(None);
+                mirrored.not_led();
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use leveret_cluster::raft::group::Role;
@@ -87,7 +87,12 @@ impl Mirror {
                 self.proposals.lead_by(None);
                 self.proposals.lead_by(Some(leader));
             }
-        } else if let Some(Mirrored { session, via, .. }) = self.mirrored(group)
+        } else if let Some(Mirrored {
+            session,
+            via,
+            changes,
+            ..
+        }) = self.mirrored(group)
             && !earlier(session.leader())
         {
             let to = self.outbound.lock().get(&leader.node).copied();
@@ -97,6 +102,7 @@ impl Mirror {
                 // It has claimed on these very connections.
                 return;
             }
+            changes.led(leader.node, leader.term, Instant::now());
             session.lead_by(None);
             session.lead_by(Some(leader));
         }
@@ -153,7 +159,7 @@ impl Mirror {
                 _ if mirrored.group.leads() > 0 => {
                     mirrored.group.step_down();
                     if mirrored.session.leader().is_some_and(|l| l.node == self.id) {
-                        mirrored.session.lead_by(None);
+                        mirrored.not_led();
                     }
                 }
                 _ => {}

@@ -29,6 +29,7 @@ use leveret_cluster::{GroupId, MIRRORED_DURABLE, MIRRORED_TRANSIENT};
 use leveret_queue::SessionId;
 use parking_lot::Mutex;
 
+use crate::mirror::changes::Changes;
 use crate::mirror::lead::{MirrorGroup, Surroundings};
 use crate::mirror::membership::Membership;
 use crate::mirror::proposals::{Carrier, Proposals};
@@ -52,6 +53,8 @@ pub struct Mirrored {
     pub raft: OnceLock<Arc<NodeGroup>>,
     /// This node's session with its leader.
     pub session: Arc<Session>,
+    /// Changes of its leader, as this node saw them.
+    changes: Changes,
     /// The connections over which the session claimed last.
     via: Mutex<Via>,
     /// Until then, in milliseconds since the start, nobody else leads if this node does.
@@ -130,6 +133,7 @@ impl Mirror {
                     Arc::clone(&wires) as Arc<dyn Surroundings>,
                 )),
                 raft: OnceLock::new(),
+                changes: Changes::default(),
                 via: Mutex::default(),
                 sure_until_ms: AtomicU64::new(0),
                 session: Arc::new(Session::new(

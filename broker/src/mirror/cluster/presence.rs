@@ -102,7 +102,7 @@ impl Mirror {
         let now_ms = self.now_ms();
         for mirrored in &self.groups {
             if mirrored.session.leader().is_some_and(|l| l.node == node) {
-                mirrored.session.lead_by(None);
+                mirrored.not_led();
             }
             mirrored.group.not_awaited(node, now_ms);
         }
