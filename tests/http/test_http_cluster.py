@@ -8,6 +8,7 @@ from harness.cluster import Cluster, name_of
 from harness.management import DEADLINE_S, Api, Managed, q
 from harness.options import kind
 from harness.servers import free_port
+from prometheus_client.parser import text_string_to_metric_families
 
 GROUPS = 16
 
@@ -69,6 +70,18 @@ def is_served(queue):
 
 def names(items):
     return [item["name"] for item in items]
+
+
+def exposed(three, api):
+    """The metrics of the node that has this API."""
+    metrics = three.metrics[three.apis.index(api)]
+    return text_string_to_metric_families(metrics.send("GET", "/metrics").body.decode())
+
+
+def value(families, family, sample):
+    """The only value of a series without labels."""
+    (only,) = [s.value for s in families[family] if s.name == sample]
+    return only
 
 
 def members(three):
@@ -205,6 +218,14 @@ def test_the_truth_while_a_node_is_down(three, name):
         body = {"routing_key": queues[0], "properties": {"delivery_mode": 2}, "payload": "x", "payload_encoding": "string"}
         assert api.post("/exchanges/%2F/amq.default/publish", body).json == {"routed": True}
         assert api.get("/aliveness-test/%2F").json == {"status": "ok"}
+        # It saw that others lead now, and how long nobody did.
+        seen = {family.name: family.samples for family in exposed(three, api)}
+        assert value(seen, "leveret_failovers", "leveret_failovers_total") > 0
+        assert value(seen, "leveret_failover_pause_seconds", "leveret_failover_pause_seconds_count") > 0
+        assert value(seen, "leveret_commit_seconds", "leveret_commit_seconds_count") > 0
+        assert {s.value for s in seen["leveret_group_spare_members"]} == {0}
+        assert {s.labels["member"] for s in seen["leveret_replication_lag_entries"]} <= set(members(three))
+        assert value(seen, "rabbitmq_raft_log_commit_index", "rabbitmq_raft_log_commit_index") > 0
     three.nodes[2].start()
     three.whole()
     for api in three.apis:
