@@ -24,6 +24,7 @@ mod list;
 mod login;
 pub mod metrics;
 mod openapi;
+mod page;
 mod rates;
 mod reply;
 mod routes;

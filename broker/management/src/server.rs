@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawPathParams, Request};
-use axum::http::{HeaderValue, Method, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, header};
 use axum::routing::{any, get};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -24,6 +24,7 @@ use crate::call::Call;
 use crate::login::{check, log_in};
 use crate::metrics;
 use crate::openapi;
+use crate::page;
 use crate::rates::{INTERVAL_MS, Samples};
 use crate::reply::{Failure, empty, json_response, typed};
 use crate::routes::{ROUTES, Route};
@@ -117,11 +118,27 @@ impl Http {
         }
         let description = || async { json_response(200, &openapi::description()) };
         router = router.route("/api/openapi.json", get(description));
-        router = router.route("/", get(front));
+        for file in page::FILES {
+            let serve = move |headers: HeaderMap| async move { file.serve(&headers) };
+            router = router.route(&format!("/{}", file.path), get(serve));
+        }
         let missing = || async { Failure::missing().into_response() };
         let router = match prefix.trim_matches('/') {
             "" => router,
-            prefix => Router::new().nest(&format!("/{prefix}"), router),
+            prefix => {
+                // The page's own addresses are relative to it.
+                let page = format!("/{prefix}/");
+                let front = HeaderValue::from_str(&page).ok();
+                let to_page = move || async move {
+                    let mut response = empty(301);
+                    response
+                        .headers_mut()
+                        .extend(front.map(|to| (header::LOCATION, to)));
+                    response
+                };
+                let nested = Router::new().nest(&page, router);
+                nested.route(&format!("/{prefix}"), get(to_page))
+            }
         };
         Http {
             router: router.fallback(missing),
@@ -168,14 +185,6 @@ impl Http {
 #[derive(Debug, Clone, Copy)]
 struct Peer(SocketAddr);
 
-/// Until there is a web page.
-async fn front() -> Response<Body> {
-    const TEXT: &str = "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
-        <title>Leveret</title><p>Leveret's HTTP API is below <a href=\"api/overview\">/api</a>, \
-        described in <a href=\"api/openapi.json\">openapi.json</a>.</p></html>\n";
-    typed(200, "text/html; charset=utf-8", TEXT.as_bytes().to_vec())
-}
-
 fn allow(route: &Route) -> String {
     let mut methods = Vec::new();
     for op in route.ops {
@@ -202,6 +211,13 @@ async fn body_of(request: Request) -> Result<Bytes, Failure> {
             "the body did not come in time",
         )),
     }
+}
+
+/// Whether a browser sends this for a page of another site: it may add a name and password that it remembers, without asking
+/// (Fetch Metadata, `Sec-Fetch-Site`). Who is no browser does not say.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    site.is_some_and(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
 }
 
 async fn answer(
@@ -233,6 +249,10 @@ async fn answer(
         return empty(500);
     };
     let headers = request.headers().clone();
+    if method != "GET" && is_foreign(&headers) {
+        let reason = "requests of other sites change nothing here";
+        return Failure::new(403, "forbidden", reason).into_response();
+    }
     let path = request.uri().path().to_owned();
     let query = text::query(request.uri().query().unwrap_or_default());
     // Log in first: nobody else's body is read.
