@@ -34,6 +34,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Where a report goes without `--out`.
 const RESULTS: &str = "bench/results";
 
+/// Brokers that together take no more than this share of one processor are quiet.
+const QUIET_SHARE: f64 = 0.15;
+const QUIET_LOOK: Duration = Duration::from_millis(500);
+/// Whoever is not quiet by then stays so.
+const QUIET_MAX_S: f64 = 15.0;
+
 /// The scenarios without `--scenarios`.
 const SINGLE_NODE: &str = include_str!("../../scenarios/single-node.txt");
 
@@ -116,6 +122,24 @@ pub fn compare(mut flags: Flags) -> Result<bool> {
     Ok(compare.records.iter().all(|r| r.error.is_none()))
 }
 
+/// Waits until no broker works any more: those that are not paused, clusters, write and clean up for a while after a load.
+fn quiet(brokers: &[Candidate]) {
+    let cpu = || -> f64 {
+        let running = brokers.iter().filter(|broker| broker.is_cluster());
+        running.map(|broker| broker.cpu().total_s()).sum()
+    };
+    let begin = now_ns();
+    let mut before = cpu();
+    while seconds(now_ns() - begin) < QUIET_MAX_S {
+        thread::sleep(QUIET_LOOK);
+        let after = cpu();
+        if after - before <= QUIET_SHARE * QUIET_LOOK.as_secs_f64() {
+            return;
+        }
+        before = after;
+    }
+}
+
 /// Writes the report, and its plots into a folder beside it.
 fn write_report(out: &Path, records: &[Record]) -> Result<()> {
     let stem = out.file_stem().unwrap_or_default().to_string_lossy();
@@ -181,6 +205,7 @@ impl Compare {
                 }
                 // Another broker begins in each round.
                 for turn in 0..brokers.len() {
+                    quiet(brokers);
                     let broker = &mut brokers[(turn + round) % brokers.len()];
                     let record = self.measure(broker, &scenario, round);
                     eprintln!("{}", record.line());

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn the_built_in_lines_are_valid_plans() {
-        let all = [SINGLE_NODE, THREE_NODES].concat();
+        let cliffs = include_str!("../../scenarios/cliffs.txt");
+        let all = [SINGLE_NODE, THREE_NODES, cliffs].concat();
         for scenario in parse(&all, None).unwrap() {
             let words = scenario.words();
             let mut flags = Flags::new(words.iter().skip(1).cloned());

@@ -63,6 +63,8 @@ pub struct Plan {
     #[serde(skip)]
     pub queue_arguments: Table,
     pub exchange: Exchange,
+    /// Bindings of the first queue that no message takes.
+    pub bindings: usize,
     /// Load threads: 1 for all, 2: one for producers, one for consumers; more are shared out.
     pub threads: usize,
     pub mandatory: bool,
@@ -112,6 +114,7 @@ impl Plan {
             warmup_s: flags.seconds("warmup", 0.0)?,
             queue_arguments: take_arguments(flags)?,
             exchange,
+            bindings: bounded(flags, "bindings", 0, 1 << 20)?,
             threads: bounded(flags, "threads", 2, 64)?,
             mandatory: flags.switch("mandatory"),
             typical_properties: take_properties(flags)?,
@@ -135,6 +138,9 @@ impl Plan {
         }
         if self.queues == 0 || self.threads == 0 {
             return fail("--queues and --threads must be at least 1");
+        }
+        if self.bindings > 0 && !matches!(self.exchange, Exchange::Direct | Exchange::Topic) {
+            return fail("--bindings needs --exchange direct or topic");
         }
         if self.prefetch > 0 && self.ack_every > u64::from(self.prefetch) {
             return fail("--ack-every above --prefetch would wait for ever");
@@ -296,6 +302,7 @@ mod tests {
             "--time 5 --warmup 5",
             "--exchange headers",
             "--prefetch 70000 --ack-every 1",
+            "--exchange fanout --bindings 10",
             "--nonsense 1",
         ] {
             assert!(plan(bad).is_err(), "{bad}");

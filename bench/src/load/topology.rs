@@ -151,7 +151,13 @@ impl<'a> Topology<'a> {
                 Exchange::Fanout => client.bind_queue(&queue, &exchange, "")?,
             }
         }
-        Ok(())
+        let end = match self.plan.exchange {
+            Exchange::Topic => ".*",
+            _ => "",
+        };
+        let prefix = &self.plan.prefix;
+        let others = (0..self.plan.bindings).map(|n| format!("{prefix}.other-{n:07}{end}"));
+        client.bind_queue_often(&self.queue(0), &exchange, others)
     }
 
     /// Deletes queues and exchange.

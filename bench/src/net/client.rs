@@ -20,6 +20,8 @@ const FRAME_MAX_BYTES: u32 = 131_072;
 const FRAME_MIN_BYTES: u32 = 4096;
 /// An answer that takes longer is a failure. Deleting a deep queue takes some brokers a while.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Requests that are sent before their answers are waited for.
+const CALLS_AT_ONCE: usize = 500;
 /// Deliveries that arrive before the hand-over are kept up to here.
 const EARLY_BYTES_MAX: usize = 256 << 20;
 
@@ -218,6 +220,35 @@ impl Client {
                 .table(&Table::new())
         })
         .map(drop)
+    }
+
+    /// Binds a queue by many keys, many binds under way at once.
+    pub fn bind_queue_often(
+        &mut self,
+        queue: &str,
+        exchange: &str,
+        mut keys: impl Iterator<Item = String>,
+    ) -> Result<()> {
+        loop {
+            let some: Vec<String> = keys.by_ref().take(CALLS_AT_ONCE).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            for key in &some {
+                MethodWriter::frame(&mut self.out, 1, id::QUEUE_BIND, |m| {
+                    m.u16(0)
+                        .short(queue)
+                        .short(exchange)
+                        .short(key)
+                        .u8(0)
+                        .table(&Table::new())
+                });
+            }
+            self.flush()?;
+            for _ in &some {
+                self.wait(id::QUEUE_BIND_OK)?;
+            }
+        }
     }
 
     /// Takes a binding away.

@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::flags::Flags;
 use crate::load::{Plan, Topology};
 use crate::net::{Client, QueueOptions};
-use crate::stats::procfs::{Broker, Memory, listener_of};
+use crate::stats::procfs::{Broker, Cpu, Memory, listener_of};
 use crate::uri::Uri;
 use ports::Ports;
 use rabbitmq::RabbitMq;
@@ -465,6 +465,11 @@ impl Candidate {
                 .collect::<Vec<_>>()
                 .join(","),
         }
+    }
+
+    /// Its CPU time so far.
+    pub fn cpu(&self) -> Cpu {
+        self.broker.cpu()
     }
 
     /// Its memory now.
