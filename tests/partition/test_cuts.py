@@ -60,6 +60,22 @@ def test_a_cut_in_one_direction(trial, rounds):
         run.accept()
 
 
+def test_flapping_cuts(trial, rounds):
+    seed = int(os.environ.get("LEVERET_SEED", random.randrange(10**6)))
+    print(f"LEVERET_SEED={seed}")
+    chance = random.Random(seed)
+    with trial() as run:
+        for _ in range(rounds):
+            with run.fault(f"flapping cuts, seed {seed}", 0, 1, 2):
+                until = time.monotonic() + 8 * rounds
+                while time.monotonic() < until:
+                    run.nodes.network.set({pair for pair in PAIRS if chance.random() < 0.4})
+                    run.load(chance.uniform(0.3, 2))
+                run.nodes.network.heal()
+            run.load(1)
+        run.accept()
+
+
 @pytest.mark.long_run
 @pytest.mark.timeout(600)
 def test_each_node_is_cut_off_in_turn(trial):
