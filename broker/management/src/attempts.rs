@@ -59,7 +59,7 @@ impl Attempts {
         count(counts);
         if ok {
             counts.recent = 0;
-        } else if now_ms.saturating_sub(counts.since_ms) >= WINDOW_MS {
+        } else if counts.recent == 0 || now_ms.saturating_sub(counts.since_ms) >= WINDOW_MS {
             (counts.recent, counts.since_ms) = (1, now_ms);
         } else {
             counts.recent += 1;
