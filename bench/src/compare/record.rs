@@ -27,8 +27,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Version and settings of a broker, and what its confirm of a persistent message on a durable queue means.
-    pub fn about(broker: &str, version: &str, settings: &str, confirm: &str) -> Record {
+    /// Version and settings of a broker, and what its confirm means: of a persistent message on a durable queue, and of any other.
+    pub fn about(broker: &str, version: &str, settings: &str, confirm: [&str; 2]) -> Record {
         let report =
             serde_json::json!({ "version": version, "settings": settings, "confirm": confirm });
         Record::fact(broker, report)

@@ -155,7 +155,8 @@ impl Report<'_> {
             "- synced: on disk, fdatasync has returned (a persistent message on a durable queue), or delivered and acknowledged \
              before that; Leveret by its journal, RabbitMQ by its message store and queue index.\n\
              - synced by 2 of 3: the same on a majority of the nodes; synced by all mirrors: on every node that is there.\n\
-             - routed: the queues have the message in memory.\n\
+             - written by 2 of 3: in the files of a majority, where it survives the processes; routed: the queues have the message in \
+             memory; routed by all mirrors: on every node.\n\
              - limit: relay: nothing at all. It passes bytes on and keeps none.\n\
              - limit: socket: publishes of the same size, one way, through one loopback connection. \
              A broker moves each message twice.\n\
@@ -173,12 +174,10 @@ impl Report<'_> {
         if broker.starts_with("limit") || none || !(has("--confirm-window") || has("rpc")) {
             return String::new();
         }
-        if !(has("--durable") && has("--persistent")) {
-            return "routed".into();
-        }
+        let which = usize::from(!(has("--durable") && has("--persistent")));
         let about = |r: &&Record| r.scenario.is_empty() && r.broker == broker;
         let about = self.records.iter().find(about);
-        let words = about.and_then(|r| r.value("confirm")?.as_str());
+        let words = about.and_then(|r| r.value("confirm")?.get(which)?.as_str());
         words.unwrap_or_default().to_owned()
     }
 
@@ -481,8 +480,8 @@ mod tests {
     #[test]
     fn medians_spreads_ratios_and_faults() {
         let mut records = vec![
-            Record::about("A", "1", "", "synced"),
-            Record::about("B", "2", "", ""),
+            Record::about("A", "1", "", ["synced", ""]),
+            Record::about("B", "2", "", ["", ""]),
         ];
         for (round, rate) in [3000.0, 1000.0, 2000.0].into_iter().enumerate() {
             records.push(record("A", round, rate, 2.0, 0));

@@ -504,14 +504,13 @@ impl Candidate {
 }
 
 impl Candidate {
-    /// What its confirm of a persistent message on a durable queue means, in a few words.
-    pub fn confirm(&self) -> &'static str {
+    /// What its confirm means, in a few words: of a persistent message on a durable queue, and of any other.
+    pub fn confirm(&self) -> [&'static str; 2] {
         match &self.kind {
-            Kind::Address => "see its documentation",
             Kind::RabbitMq(rabbitmq) => rabbitmq.kind.confirm(),
-            Kind::LeveretCluster(_) => "synced by 2 of 3",
-            Kind::Command(_) if self.name == "Leveret" => "synced",
-            Kind::Command(_) => "see its documentation",
+            Kind::LeveretCluster(_) => ["synced by 2 of 3", "written by 2 of 3"],
+            Kind::Command(_) if self.name == "Leveret" => ["synced", "routed"],
+            Kind::Command(_) | Kind::Address => ["see its documentation"; 2],
         }
     }
 }

@@ -50,12 +50,12 @@ impl Kind {
         }
     }
 
-    /// What a confirm means for persistent messages.
-    pub fn confirm(self) -> &'static str {
+    /// What a confirm means: of a persistent message on a durable queue, and of any other.
+    pub fn confirm(self) -> [&'static str; 2] {
         match self {
-            Kind::Alone => "synced",
-            Kind::Mirrored => "synced by all mirrors",
-            Kind::Quorum => "synced by 2 of 3",
+            Kind::Alone => ["synced", "routed"],
+            Kind::Mirrored => ["synced by all mirrors", "routed by all mirrors"],
+            Kind::Quorum => ["synced by 2 of 3"; 2],
         }
     }
 }
