@@ -114,7 +114,9 @@ pub fn delete(call: &Call) -> Result {
 pub fn bulk_delete(call: &Call) -> Result {
     let body = call.json()?;
     let [names] = json::fields(&body, ["users"])?;
-    let names = names.as_array().map(Vec::as_slice).unwrap_or_default();
+    let names = names
+        .as_array()
+        .ok_or_else(|| Failure::bad_request(json!(["not_list", "users"])))?;
     for name in names {
         let name = json::text(name, "users")?;
         let exists = call.topology().user(name).is_some();

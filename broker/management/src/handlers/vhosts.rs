@@ -12,6 +12,9 @@ use crate::rates::{self, Samples};
 use crate::reply::{Failure, Reply, Result};
 use crate::stats::MessageStats;
 
+/// What AMQP can name.
+const NAME_BYTES_MAX: usize = 255;
+
 fn basic(call: &Call, vhost: &VHost) -> Map<String, Value> {
     let kind = vhost.default_queue_type();
     let kind = json!(kind.map_or("undefined", |kind| kind.as_str()));
@@ -90,6 +93,9 @@ pub fn get(call: &Call) -> Result {
 pub fn put(call: &Call) -> Result {
     let body = call.json()?;
     let name = call.vhost();
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Failure::bad_request("a name is longer than 255 bytes"));
+    }
     let (exists, before) = {
         let topology = call.topology();
         let vhost = topology.vhost(name);
