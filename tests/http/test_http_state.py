@@ -53,6 +53,11 @@ def test_connections_channels_and_consumers(api, connection, name):
     found = api.eventually(f"/connections/{own}", lambda c: c.get("channels") == 1)
     assert (found["user"], found["vhost"], found["state"]) == ("guest", "/", "running")
     assert (found["protocol"], found["ssl"], found["peer_host"]) == ("AMQP 0-9-1", False, "127.0.0.1")
+    assert found["client_properties"]["product"] == "Pika Python Client Library"
+    assert found["client_properties"]["capabilities"]["consumer_cancel_notify"] is True
+    assert (found["auth_mechanism"], found["recv_oct_details"]["rate"] >= 0) == ("PLAIN", True)
+    for key in ("recv_oct", "recv_cnt", "send_oct", "send_cnt"):
+        assert found[key] > 0, key
     assert found["name"] in [c["name"] for c in api.get("/connections").json]
     (of_connection,) = api.get(f"/connections/{own}/channels").json
     assert of_connection["name"] == details["name"]

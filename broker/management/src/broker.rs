@@ -6,6 +6,7 @@ use leveret_topology::{Command, OwnerId, QueueInfo, Refusal, Topology};
 use parking_lot::RwLockReadGuard;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::io::DuplexStream;
 
 use crate::stats::{Churn, MessageStats};
@@ -53,6 +54,8 @@ pub trait Broker: Send + Sync + 'static {
     fn queues(&self, reach: Reach) -> FxHashMap<u64, QueueReport>;
     /// Where a queue is.
     fn place(&self, queue: &QueueInfo) -> Place;
+    /// Called every five seconds: what is needed for rates of connections is looked at.
+    fn sample(&self);
     /// Open connections.
     fn connections(&self, reach: Reach) -> Vec<ConnectionReport>;
     /// Open channels, with their consumers.
@@ -126,6 +129,18 @@ pub struct ConnectionReport {
     pub tls: bool,
     /// The name that the client gave it.
     pub client_name: Option<String>,
+    /// What the client said of itself.
+    pub client_properties: Value,
+    /// How the user was authenticated.
+    pub auth_mechanism: String,
+    /// An alarm keeps it from publishing.
+    pub blocked: bool,
+    /// Bytes from the client, and reads that brought them.
+    pub received: (u64, u64),
+    /// Bytes to the client, and writes that took them.
+    pub sent: (u64, u64),
+    /// Bytes a second from the client and to it, of the last few seconds.
+    pub rates: (f64, f64),
     /// Most channels; 0 means no limit.
     pub channel_max: u16,
     /// Largest frame in bytes.

@@ -268,6 +268,7 @@ pub struct Samples {
 impl Samples {
     /// Looks at everything: may take a moment, so nothing is held meanwhile.
     pub fn look(broker: &dyn Broker) -> Seen {
+        broker.sample();
         Seen {
             now_ms: broker.now_ms(),
             queues: broker.queues(Reach::Everywhere),

@@ -18,7 +18,7 @@ use leveret_topology::Name;
 
 use super::core::{Fault, Session};
 use super::{Connection, Phase};
-use crate::node::ConnectionInfo;
+use crate::node::{ConnectionInfo, Traffic};
 
 /// Who is at the other end, as far as the socket knows.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ pub struct Handshake {
     peer: Peer,
     capabilities: FieldTable,
     client_name: Option<String>,
+    client_properties: Box<str>,
+    auth_mechanism: &'static str,
     user: Option<Name>,
 }
 
@@ -56,6 +58,8 @@ impl Handshake {
             peer,
             capabilities: FieldTable::default(),
             client_name: None,
+            client_properties: "{}".into(),
+            auth_mechanism: "",
             user: None,
         }
     }
@@ -178,11 +182,16 @@ impl Connection {
             handshake.capabilities = capabilities.clone();
         }
         handshake.client_name = client_name;
+        let properties = leveret_topology::arguments_to_json(&m.client_properties);
+        handshake.client_properties = properties.to_string().into();
         let wanted = m.mechanism.to_string_lossy().into_owned();
         let Some(mechanism) = self.mechanisms().find(|known| known.name() == wanted) else {
             self.lost(&format!("unsupported SASL mechanism '{wanted}'"));
             return;
         };
+        if let Some(handshake) = &mut self.handshake {
+            handshake.auth_mechanism = mechanism.name();
+        }
         match self.credentials(mechanism, &m.response) {
             Ok(credentials) => self.login(mechanism, credentials),
             Err(Malformed::Silent) => self.lost("malformed SASL response"),
@@ -349,10 +358,13 @@ impl Connection {
             local: handshake.peer.local,
             tls: handshake.peer.tls,
             client_name: handshake.client_name.as_deref().map(Box::from),
+            client_properties: handshake.client_properties.clone(),
+            auth_mechanism: handshake.auth_mechanism,
             channel_max: self.channel_max,
             frame_max: self.core.frame_max,
             heartbeat_s: self.heartbeat_s,
             channels: std::sync::atomic::AtomicUsize::new(0),
+            traffic: Traffic::default(),
             outbox: Arc::clone(&self.core.outbox),
         });
         let node = Arc::clone(&self.core.node);

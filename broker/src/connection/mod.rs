@@ -162,6 +162,14 @@ impl Connection {
         self.blocked.is_some() && self.core.published && self.phase == Phase::Running
     }
 
+    /// Tells what went over the socket until now: bytes and reads, bytes and writes. Nobody asks before the connection is open.
+    #[inline]
+    pub fn set_traffic(&self, received: (u64, u64), sent: (u64, u64)) {
+        if let Some(info) = &self.info {
+            info.traffic.set(received, sent, self.is_blocked());
+        }
+    }
+
     /// A reply waits for the journal, or a method for an answer from elsewhere.
     #[inline]
     fn is_held(&self) -> bool {

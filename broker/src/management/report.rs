@@ -98,21 +98,30 @@ fn sorted(node: &Node) -> Vec<Arc<ConnectionInfo>> {
 
 /// The connections of this node.
 pub fn connections(node: &Node) -> Vec<ConnectionReport> {
-    let of = |c: &Arc<ConnectionInfo>| ConnectionReport {
-        id: c.id,
-        node: node.name().to_owned(),
-        name: c.name.clone(),
-        user: c.user.to_string(),
-        vhost: c.vhost.to_string(),
-        peer: c.peer,
-        local: c.local,
-        tls: c.tls,
-        client_name: c.client_name.as_deref().map(str::to_owned),
-        channel_max: c.channel_max,
-        frame_max: c.frame_max,
-        heartbeat_s: c.heartbeat_s,
-        channels: c.channels.load(Ordering::Relaxed),
-        connected_at_ms: c.opened_ms,
+    let of = |c: &Arc<ConnectionInfo>| {
+        let traffic = c.traffic.now();
+        ConnectionReport {
+            id: c.id,
+            node: node.name().to_owned(),
+            name: c.name.clone(),
+            user: c.user.to_string(),
+            vhost: c.vhost.to_string(),
+            peer: c.peer,
+            local: c.local,
+            tls: c.tls,
+            client_name: c.client_name.as_deref().map(str::to_owned),
+            client_properties: serde_json::from_str(&c.client_properties).unwrap_or_default(),
+            auth_mechanism: c.auth_mechanism.to_owned(),
+            blocked: traffic.blocked,
+            received: (traffic.received_bytes, traffic.reads),
+            sent: (traffic.sent_bytes, traffic.writes),
+            rates: (traffic.received_rate, traffic.sent_rate),
+            channel_max: c.channel_max,
+            frame_max: c.frame_max,
+            heartbeat_s: c.heartbeat_s,
+            channels: c.channels.load(Ordering::Relaxed),
+            connected_at_ms: c.opened_ms,
+        }
     };
     sorted(node).iter().map(of).collect()
 }

@@ -133,6 +133,13 @@ impl Broker for View {
         report::place(&self.node, queue)
     }
 
+    fn sample(&self) {
+        let now_ms = self.node.now_ms();
+        for connection in self.node.connections().list() {
+            connection.traffic.sample(now_ms);
+        }
+    }
+
     fn connections(&self, reach: Reach) -> Vec<ConnectionReport> {
         let own = report::connections(&self.node);
         match reach {

@@ -36,7 +36,7 @@ use crate::mirror::session::Session;
 
 pub use alarms::{Alarms, Limits};
 pub use attributes::Attributes;
-pub use connections::{ConnectionInfo, Connections};
+pub use connections::{ConnectionInfo, Connections, Traffic};
 pub use counters::{Counters, Counts};
 pub use group::{After, QueueGroup, Settle, SettleRange, Submitted, add_live};
 pub use maintenance::{Maintenance, ProcessMemory, machine_memory_bytes, process_memory};

@@ -65,6 +65,10 @@ struct Task<S> {
     spoke_ms: u64,
     opened_ms: u64,
     over_ms: Option<u64>,
+    /// Bytes and reads.
+    received: (u64, u64),
+    /// Bytes and writes.
+    sent: (u64, u64),
 }
 
 /// Serves an accepted connection until it is over.
@@ -101,6 +105,8 @@ where
         spoke_ms: now_ms,
         opened_ms: now_ms,
         over_ms: None,
+        received: (0, 0),
+        sent: (0, 0),
         node,
     };
     poll_fn(|cx| task.poll(cx)).await;
@@ -131,11 +137,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 return Poll::Ready(());
             }
             if !progress && !self.connection.outbox().is_pending() {
+                self.connection.set_traffic(self.received, self.sent);
                 return Poll::Pending;
             }
         }
+        self.connection.set_traffic(self.received, self.sent);
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn count_read(&mut self, read: usize) {
+        if read > 0 {
+            self.received = (self.received.0 + read as u64, self.received.1 + 1);
+        }
     }
 
     /// Reads once and lets the connection work on it. Says whether anything happened.
@@ -179,6 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 false => Pin::new(&mut self.stream).poll_read(cx, &mut buf),
             };
             let read = buf.filled().len();
+            self.count_read(read);
             match ready {
                 Poll::Pending if start == 0 || !again => return false,
                 Poll::Pending => {}
@@ -225,6 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         let ready = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
         let read = buf.filled().len();
         self.partial.truncate(start + read);
+        self.count_read(read);
         match ready {
             Poll::Pending => return false,
             Poll::Ready(Ok(())) if read == 0 => {
@@ -292,6 +308,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.written += n;
+                    self.sent = (self.sent.0 + n as u64, self.sent.1 + 1);
                     self.spoke_ms = self.node.now_ms();
                     progress = true;
                 }

@@ -7,19 +7,18 @@ use crate::call::Call;
 use crate::reply::{Failure, Reply, Result};
 
 fn connection_value(c: &ConnectionReport) -> Value {
-    let client = match &c.client_name {
-        Some(name) => json!({"connection_name": name}),
-        None => json!({}),
-    };
     let mut out = json!({
         "name": c.name, "node": c.node, "user": c.user, "vhost": c.vhost,
         "user_who_performed_action": c.user,
         "peer_host": c.peer.ip().to_canonical(), "peer_port": c.peer.port(),
         "host": c.local.ip().to_canonical(), "port": c.local.port(),
         "ssl": c.tls, "protocol": "AMQP 0-9-1", "type": "network",
-        "state": "running",
+        "state": if c.blocked { "blocked" } else { "running" },
+        "auth_mechanism": c.auth_mechanism,
+        "recv_oct": c.received.0, "recv_oct_details": {"rate": c.rates.0}, "recv_cnt": c.received.1,
+        "send_oct": c.sent.0, "send_oct_details": {"rate": c.rates.1}, "send_cnt": c.sent.1, "send_pend": 0,
         "channels": c.channels, "channel_max": c.channel_max, "frame_max": c.frame_max,
-        "timeout": c.heartbeat_s, "connected_at": c.connected_at_ms, "client_properties": client,
+        "timeout": c.heartbeat_s, "connected_at": c.connected_at_ms, "client_properties": c.client_properties,
     });
     if let (Some(fields), Some(name)) = (out.as_object_mut(), &c.client_name) {
         fields.insert("user_provided_name".to_owned(), json!(name));
