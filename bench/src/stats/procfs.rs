@@ -54,6 +54,11 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// One process and its descendants.
+    pub fn of(pid: u32) -> Broker {
+        Broker { pids: vec![pid] }
+    }
+
     /// CPU of all processes.
     pub fn cpu(&self) -> Cpu {
         let mut sum = Cpu::default();
@@ -92,7 +97,8 @@ impl Broker {
         self.pids.iter().all(|&pid| times(pid).is_some())
     }
 
-    fn family(&self) -> Vec<u32> {
+    /// The processes themselves and all their living descendants.
+    pub fn family(&self) -> Vec<u32> {
         if self.pids.is_empty() {
             return Vec::new();
         }

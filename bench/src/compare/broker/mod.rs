@@ -4,13 +4,12 @@ mod ports;
 mod rabbitmq;
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::clock::{now_ns, seconds};
 use crate::error::{Context, Error, Result};
@@ -54,7 +53,7 @@ pub struct Candidate {
     uri: String,
     port: u16,
     folder: PathBuf,
-    /// What was started; each leads a process group of its own.
+    /// What was started.
     children: Vec<Child>,
     /// AMQP ports of the other nodes.
     other_ports: Vec<u16>,
@@ -243,7 +242,6 @@ impl Candidate {
         let log = File::create(log).context("creating a log")?;
         let errors = log.try_clone().context("dup")?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        command.process_group(0);
         let child = command.spawn().context(format!("starting {}", self.name))?;
         self.children.push(child);
         Ok(())
@@ -301,17 +299,15 @@ impl Candidate {
         }
         let begin = now_ns();
         let mut left = std::mem::take(&mut self.children);
-        let groups: Vec<u32> = left.iter().map(Child::id).collect();
         while !left.is_empty() && seconds(now_ns() - begin) < STOP_S {
             thread::sleep(LOOK_AGAIN);
             left.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         }
-        // What a start script leaves behind is in its group.
-        for group in groups.into_iter().filter_map(pid) {
-            // One that is empty needs no signal.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
         for mut child in left {
+            // A start script's end would not be the broker's.
+            for pid in Broker::of(child.id()).family() {
+                send(pid, Signal::KILL);
+            }
             let _ = child.wait();
         }
         self.broker.pids.clear();
@@ -521,12 +517,8 @@ impl Drop for Candidate {
     }
 }
 
-fn pid(number: u32) -> Option<Pid> {
-    i32::try_from(number).ok().and_then(Pid::from_raw)
-}
-
 fn send(number: u32, signal: Signal) {
-    if let Some(pid) = pid(number) {
+    if let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) {
         // One that has ended needs no signal.
         let _ = kill_process(pid, signal);
     }
