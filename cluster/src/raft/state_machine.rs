@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use leveret_storage::checkpoint::CheckpointError;
 use leveret_storage::{Location, Wait};
 use openraft::OptionalSend;
 use openraft::rt::{AsyncRuntime, Oneshot, OneshotSender, Watch, WatchSender};
@@ -82,6 +83,8 @@ pub struct CheckpointState {
     /// Checkpoints of which the state was taken, and the number of the last of them that is durable.
     begun: AtomicU64,
     written: AtomicU64,
+    /// Held while one is written: they share a file.
+    writing: Mutex<()>,
     pub(super) sending: Arc<Sending>,
 }
 
@@ -161,21 +164,24 @@ impl<R: AsyncRuntime> Writer<R> {
         };
         let (store, group) = (Arc::clone(&self.store), self.log.group());
         let manual = store.mode().manual;
+        let known = Arc::clone(&self.state);
         let write = move || {
             let data = head.encode(&state);
-            store.write_raft_checkpoint(group, covered.replay_from, covered.applied, &data)
+            let _one = known.writing.lock();
+            if known.covered().applied > covered.applied {
+                // A snapshot was installed meanwhile, and what this one needs of the log may be gone.
+                return Ok(());
+            }
+            store.write_raft_checkpoint(group, covered.replay_from, covered.applied, &data)?;
+            *known.inner.lock() = covered;
+            Ok(())
         };
         let written = if manual {
             write()
         } else {
             R::spawn_blocking(write).await?
         };
-        written.map_err(io::Error::other)?;
-        let mut last = self.state.inner.lock();
-        if last.applied <= covered.applied {
-            *last = covered;
-        }
-        drop(last);
+        written.map_err(|error: CheckpointError| io::Error::other(error))?;
         self.state.written.fetch_max(number, Ordering::AcqRel);
         Ok(())
     }
