@@ -87,7 +87,9 @@ def test_a_fourth_and_a_fifth_node_join_under_load(cluster, load):
         ctl(cluster.nodes[0], "await_online_nodes", str(count), "--timeout", "60")
         seen = wait_for_voters(cluster.nodes[-1], count)
         assert sorted(seen["running_nodes"]) == sorted(map(name_of, cluster.nodes))
-        assert seen["membership"] == {name_of(node): "member" for node in cluster.nodes}
+        # The metadata say so once all groups have it.
+        members = {name_of(node): "member" for node in cluster.nodes}
+        until(lambda members=members: status(cluster.nodes[-1])["membership"] == members, "a node still joins")
         load.at_work()
     load.stop()
     # The two that joined and one more are the majority now, and have everything.
