@@ -24,6 +24,7 @@ pub mod identity;
 mod log_store;
 pub mod name;
 pub mod peers;
+pub mod power;
 pub mod raft;
 pub mod reclaim;
 mod watch;

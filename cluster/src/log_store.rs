@@ -16,7 +16,7 @@ use leveret_storage::{
 use crate::raft::checkpoint::Head;
 use crate::raft::flush::FlushQueue;
 use crate::raft::log_index::LogIndex;
-use crate::raft::types::LogId;
+use crate::raft::types::{LogId, MemberId};
 use crate::{DurableWatch, GroupId, GroupLog, is_raft};
 
 /// Where a node keeps its data, and how.
@@ -59,6 +59,11 @@ impl Recovered {
     /// Whether anything of a Raft group was found.
     pub fn has_raft(&self, group: GroupId) -> bool {
         self.raft.contains_key(&group)
+    }
+
+    /// Whose log of a Raft group was found.
+    pub fn raft_member(&self, group: GroupId) -> Option<MemberId> {
+        self.raft.get(&group).and_then(|found| found.index.member())
     }
 
     /// What was found of a Raft group, to start it with; nothing of a group that is new here.

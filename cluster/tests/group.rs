@@ -85,11 +85,16 @@ impl Cluster {
     }
 
     async fn start(&mut self, id: u64, disk: SimDisk) {
+        self.start_as(id, disk, 0).await;
+    }
+
+    /// Starts a node with the logs of an epoch.
+    async fn start_as(&mut self, id: u64, disk: SimDisk, epoch: u16) {
         let (store, mut recovered): (_, Recovered) = open(&sim(&disk), &dir(id), false);
         let mut groups = Vec::new();
         for kind in &self.kinds {
             let machine = Remember::default();
-            let member = member_id(id, 0);
+            let member = member_id(id, epoch);
             let mut config = GroupConfig::new(*kind, member);
             config.timing = self.timing;
             config.log_keep_bytes = self.log_keep_bytes;
@@ -119,7 +124,7 @@ impl Cluster {
         let at = self.nodes.iter().position(|node| node.id == id).unwrap();
         let node = self.nodes.remove(at);
         for (group, _) in &node.groups {
-            self.router.remove(group.log().group(), member_id(id, 0));
+            self.router.remove(group.log().group(), group.member());
         }
         for (group, _) in node.groups {
             group.shutdown().await;
@@ -577,4 +582,59 @@ async fn a_log_is_one_members_only() {
         .expect_err("another epoch has no claim to the log");
     assert!(refused.to_string().contains("node 2, epoch 0"), "{refused}");
     store.close();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lost_its_log_begins_with_nothing_and_votes_again_in_its_own_place() {
+    let mut cluster = Cluster::founded(&[TRANSIENT], Timing::default()).await;
+    for data in ["a", "b"] {
+        cluster.propose(0, data).await;
+    }
+    cluster.agreed(0, 2).await;
+    let leader = cluster.led(0).await.0.member();
+    let lost = (1..=3).find(|id| *id != node_of(leader)).unwrap();
+    // It must not come back by the checkpoint either.
+    cluster.node(lost).groups[0].0.checkpoint().await.unwrap();
+    let disk = cluster.kill(lost).await;
+    cluster.start_as(lost, disk, 1).await;
+    let (again, machine) = &cluster.node(lost).groups[0];
+    assert!(again.log().with_index(|index| index.is_empty()));
+    assert_eq!(machine.count(), 0);
+    let (old, new) = (member_id(lost, 0), again.member());
+    let mut voters: BTreeSet<MemberId> = (1..=3).map(|id| member_id(id, 0)).collect();
+    voters.remove(&old);
+    voters.insert(new);
+    let wanted = Wanted {
+        voters: voters.clone(),
+        gone: [old].into(),
+    };
+    let mut taken = Vec::new();
+    let start = Instant::now();
+    loop {
+        assert!(start.elapsed() < PATIENCE, "after {taken:?}");
+        let (leader, _) = cluster.led(0).await;
+        match leader.next_step(&wanted) {
+            Step::Done => break,
+            Step::Wait => tokio::time::sleep(Duration::from_millis(2)).await,
+            step => {
+                if leader.take_step(step).await.is_ok() {
+                    taken.push(step);
+                }
+            }
+        }
+    }
+    assert_eq!(taken, [Step::Add(new), Step::Replace(old, new)]);
+    assert_eq!(cluster.agreed(0, 2).await, ["a", "b"]);
+    let members = cluster.led(0).await.0.committed_membership();
+    let members = members.expect("committed");
+    assert_eq!(members.voter_ids().collect::<BTreeSet<_>>(), voters);
+    // Its vote counts: without another one there is still a majority.
+    let other = (1..=3).find(|id| *id != lost).unwrap();
+    cluster.kill(other).await;
+    cluster.propose(0, "c").await;
+    assert_eq!(cluster.agreed(0, 3).await, ["a", "b", "c"]);
+    // What it dropped does not come back with its next start, and what it learned does.
+    let disk = cluster.kill(lost).await;
+    cluster.start_as(lost, disk, 1).await;
+    assert_eq!(cluster.agreed(0, 3).await, ["a", "b", "c"]);
 }

@@ -288,6 +288,12 @@ class Leveret(Server):
     def __init__(self, binary, data_dir, port=None, settings=None):
         super().__init__(data_dir, port, settings)
         self.binary = str(binary)
+        # Of the machine, as the node is told; None: the real one.
+        self.boot_id = None
+
+    def environment(self):
+        told = {} if self.boot_id is None else {"LEVERET_BOOT_ID": self.boot_id}
+        return {**(super().environment() or os.environ), **told}
 
     def command(self):
         # Several nodes of one machine cannot have the default ports of HTTP: whoever wants it names one.

@@ -177,6 +177,7 @@ pub fn batch(data: &[u8]) {
             } => again.create(*queue, *max_priority),
             Part::Remove(queue) => again.remove(*queue),
             Part::Used(queue) => again.used(*queue),
+            Part::Begin { session, number } => again.begin(*session, *number),
         }
     }
     assert_eq!(again.finish(None), payload);

@@ -211,6 +211,10 @@ impl Replica {
                     self.remove(*queue);
                     PartOutcome::Applied
                 }
+                Part::Begin { session, number } => {
+                    self.sessions.entry(*session).or_insert(*number);
+                    PartOutcome::Applied
+                }
                 Part::Used(queue) => {
                     if let Some(queue) = self.queues.get_mut(queue) {
                         queue.used = true;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::rng::{Rng, seeds};
 use common::{FakeStore, body_of, id_of, message};
-use leveret_queue::entry::{SETTLED_ACKED, batch};
+use leveret_queue::entry::{EntryReader, SETTLED_ACKED, batch};
 use leveret_queue::{
     Barriers, BatchBuilder, Effects, EntryBuf, EntryBuilder, EntryError, Location, Machine,
     NewMessage, Outcome, Overflow, Part, PartOutcome, QueueId, Replica, Seq, SessionId, Settings,
@@ -104,6 +104,57 @@ fn batch() -> BatchBuilder {
     batch.remove(6);
     batch.used(5);
     batch
+}
+
+/// In a group that was formed anew, sessions are further than it knows.
+#[test]
+fn an_unknown_session_begins_where_it_is_and_a_known_one_stays() {
+    let begin = |session, number| {
+        let mut batch = BatchBuilder::default();
+        batch.begin(session, number);
+        let bytes = batch.finish(None);
+        fuzzing::batch(&bytes);
+        bytes
+    };
+    let mut replica = created();
+    let apply = |replica: &mut Replica, batch: &Bytes| {
+        let applied = replica.apply(batch, Location(8), Location::START);
+        applied.expect("good").parts.pop().expect("one part").1
+    };
+    let late = part(ONE, 8, &numbered(1, 0..1));
+    let gap = PartOutcome::Gap { last: 0 };
+    assert_eq!(apply(&mut replica, &late), gap);
+    apply(&mut replica, &begin(ONE, 7));
+    assert_eq!(replica.last_number(ONE), 7);
+    assert_eq!(apply(&mut replica, &late), PartOutcome::Applied);
+    // Said twice, it says nothing: numbers that were applied are not applied again.
+    apply(&mut replica, &begin(ONE, 3));
+    assert_eq!(apply(&mut replica, &late), PartOutcome::Repeated);
+    let mut bad = begin(TWO, 1).to_vec();
+    bad[24] = 0;
+    assert!(batch::parts(&bad.into()).is_err());
+}
+
+/// Clients may hold messages of a generation before.
+#[test]
+fn no_number_of_an_earlier_generation_is_given_again() {
+    let first = 1 << 40 | 1;
+    let settings = || [(Q, Settings::default()), (Q + 1, Settings::default())];
+    let mut machine = Machine::lead(512, &created(), settings(), Location::START, 0);
+    machine.number_from(first);
+    machine.number_from(1);
+    let mut entry = EntryBuilder::default();
+    entry.enqueue(&[Q, Q + 1], &message(&[]), false);
+    machine.admit(
+        &mut entry,
+        0,
+        &FakeStore::default(),
+        &mut Effects::default(),
+    );
+    let entry = EntryBuf::shared(entry.finish(None).to_bytes());
+    let reader = EntryReader::new(&entry).expect("good");
+    let numbers: Vec<_> = reader.queues().collect();
+    assert_eq!(numbers, [(Q, first), (Q + 1, first)]);
 }
 
 #[test]

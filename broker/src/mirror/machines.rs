@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use leveret_cluster::raft::snapshot::{MemorySink, SnapshotSink, SnapshotSource, memory_source};
 use leveret_cluster::raft::state_machine::{Committed, Machine};
+use leveret_cluster::raft::types::lasting_term;
 use leveret_queue::{Location, SessionId};
 use leveret_topology::{Command, Topology};
 
@@ -139,17 +140,26 @@ impl Machine for MetadataMachine {
 pub struct QueueMachine {
     group: Arc<MirrorGroup>,
     node: Weak<Node>,
+    generation: u32,
     barrier: Location,
+    life: Arc<()>,
 }
 
 impl QueueMachine {
-    /// Of this mirror.
-    pub fn new(group: Arc<MirrorGroup>, node: &Arc<Node>) -> QueueMachine {
+    /// Of this mirror, in this generation of its group.
+    pub fn new(group: Arc<MirrorGroup>, node: &Arc<Node>, generation: u32) -> QueueMachine {
         QueueMachine {
             group,
             node: Arc::downgrade(node),
+            generation,
             barrier: Location(0),
+            life: Arc::default(),
         }
+    }
+
+    /// Gone when the machine is: nothing more is applied then.
+    pub fn life(&self) -> Weak<()> {
+        Arc::downgrade(&self.life)
     }
 }
 
@@ -163,7 +173,8 @@ impl Machine for QueueMachine {
                 self.barrier = location;
             }
             let index = entry.log_id.index;
-            let at = (entry.log_id.leader_id.term, index);
+            let term = lasting_term(self.generation, entry.log_id.leader_id.term);
+            let at = (term, index);
             let applied = self
                 .group
                 .apply(at, &entry.data, location, self.barrier, now_ms);

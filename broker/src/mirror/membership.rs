@@ -26,7 +26,7 @@ use leveret_cluster::peers::Peer;
 use leveret_cluster::raft::group::Role;
 use leveret_cluster::raft::node::NodeGroup;
 use leveret_cluster::raft::reconcile::{Step, Wanted};
-use leveret_cluster::raft::types::{member_id, node_of};
+use leveret_cluster::raft::types::node_of;
 use leveret_storage::disk::Disk;
 use leveret_topology::{
     AdmitNode, ChangeNode, Command, NodeInfo, NodeState, Outcome, Refusal, Topology,
@@ -35,6 +35,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::cluster::{FENCE, Mirror};
+use super::generations::member;
 
 /// How often the groups are compared with what is wanted, if nobody says that something changed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -147,16 +148,19 @@ fn current(topology: &Topology) -> Option<&NodeInfo> {
 }
 
 /// What the members of a group that has these are to be.
-fn wanted(topology: &Topology, present: impl Iterator<Item = u64>) -> Wanted {
+fn wanted(topology: &Topology, group: GroupId, present: impl Iterator<Item = u64>) -> Wanted {
     let current = current(topology).map(|node| node.id);
     let votes = |node: &&NodeInfo| match node.state {
         NodeState::Member => true,
         NodeState::Joining => Some(node.id) == current,
         NodeState::Leaving => false,
     };
-    let goes = |member: &u64| {
-        let node = node_of(*member);
+    let goes = |id: &u64| {
+        let node = node_of(*id);
+        // It lost its log, and comes as another member.
+        let known = topology.node(node);
         topology.forgotten_node(node).is_some()
+            || known.is_some_and(|n| member(topology, group, n) > *id)
             || (Some(node) == current
                 && topology
                     .node(node)
@@ -166,7 +170,7 @@ fn wanted(topology: &Topology, present: impl Iterator<Item = u64>) -> Wanted {
         voters: topology
             .nodes()
             .filter(votes)
-            .map(|n| member_id(n.id, 0))
+            .map(|n| member(topology, group, n))
             .collect(),
         gone: present.filter(goes).collect(),
     }
@@ -182,9 +186,9 @@ impl Mirror {
     }
 
     /// All groups that run here.
-    pub fn rafts(&self) -> impl Iterator<Item = &Arc<NodeGroup>> {
+    pub fn rafts(&self) -> impl Iterator<Item = Arc<NodeGroup>> {
         let queues = self.groups().iter().filter_map(|m| m.raft.get());
-        self.metadata.get().into_iter().chain(queues)
+        self.metadata.get().cloned().into_iter().chain(queues)
     }
 
     /// Why nothing can be changed now, if this node does not hear a majority.
@@ -249,6 +253,7 @@ impl Mirror {
             if written.as_ref() != Some(&peers) && self.write_peers(peers.clone()).await {
                 written = Some(peers);
             }
+            self.follow_generations();
             self.drive();
             if self.without_majority() >= FENCE && asked.elapsed() >= ASK {
                 asked = Instant::now();
@@ -328,7 +333,7 @@ impl Mirror {
                 continue;
             }
             let members: Vec<u64> = raft.membership().nodes().map(|(id, ())| *id).collect();
-            let wanted = wanted(&topology, members.into_iter());
+            let wanted = wanted(&topology, raft.group(), members.into_iter());
             let step = raft.next_step(&wanted);
             if matches!(step, Step::Done | Step::Wait) {
                 continue;
@@ -337,7 +342,7 @@ impl Mirror {
             if !self.membership.busy.lock().insert(group) {
                 continue;
             }
-            let (this, raft) = (Arc::clone(self), Arc::clone(raft));
+            let this = Arc::clone(self);
             tokio::spawn(async move {
                 tracing::info!(group, ?step, "members change");
                 let taken = raft.take_step(step).await;
@@ -366,7 +371,6 @@ impl Mirror {
             return None;
         }
         let current = current(topology)?;
-        let member = member_id(current.id, 0);
         for raft in self.rafts() {
             let membership = raft.committed_membership()?;
             let uniform = membership.get_joint_config().len() == 1;
@@ -375,7 +379,10 @@ impl Mirror {
                     NodeState::Leaving => !membership
                         .nodes()
                         .any(|(id, ())| node_of(*id) == current.id),
-                    _ => membership.voter_ids().any(|id| id == member),
+                    _ => {
+                        let member = member(topology, raft.group(), current);
+                        membership.voter_ids().any(|id| id == member)
+                    }
                 };
             if !done {
                 return None;
@@ -589,7 +596,9 @@ impl Host for ClusterHost {
 
 #[cfg(test)]
 mod tests {
-    use leveret_topology::NodeUp;
+    use leveret_cluster::MIRRORED_TRANSIENT;
+    use leveret_cluster::raft::types::{member_id, member_of};
+    use leveret_topology::{FormGroup, NodeUp};
 
     use super::*;
 
@@ -608,6 +617,7 @@ mod tests {
             incarnation: 1,
             disk: node,
             address: "".into(),
+            epoch: 0,
         })
     }
 
@@ -622,7 +632,7 @@ mod tests {
 
     fn of(topology: &Topology, present: &[u64]) -> (Vec<u64>, Vec<u64>) {
         let members = present.iter().map(|n| member_id(*n, 0));
-        let wanted = wanted(topology, members);
+        let wanted = wanted(topology, MIRRORED_TRANSIENT, members);
         let nodes = |members: BTreeSet<u64>| members.into_iter().map(node_of).collect();
         (nodes(wanted.voters), nodes(wanted.gone))
     }
@@ -642,6 +652,39 @@ mod tests {
         commands.push(Command::NodeRemoved(change(2)));
         // A group that still has one that was removed lets it go.
         assert_eq!(of(&topology(&commands), &all), (vec![1, 4, 5], vec![2, 3]));
+    }
+
+    #[test]
+    fn who_lost_its_logs_comes_as_another_member_where_nobody_waits_for_the_disk() {
+        let lost = |node, epoch| match up(node) {
+            Command::NodeUp(up) => Command::NodeUp(NodeUp { epoch, ..up }),
+            other => other,
+        };
+        let mut commands = vec![up(1), up(2), lost(3, 1)];
+        let present = [1, 2, 3].map(|node| member_id(node, 0));
+        let of = |commands: &[Command], group: GroupId, present: &[u64]| {
+            let wanted = wanted(&topology(commands), group, present.iter().copied());
+            let list = |members: BTreeSet<u64>| members.into_iter().collect::<Vec<_>>();
+            (list(wanted.voters), list(wanted.gone))
+        };
+        let [one, two, three] = present;
+        let again = member_id(3, 1);
+        let both = (vec![one, two, again], vec![three]);
+        assert_eq!(of(&commands, MIRRORED_TRANSIENT, &present), both);
+        for group in [0, leveret_cluster::MIRRORED_DURABLE] {
+            let all = (present.to_vec(), vec![]);
+            assert_eq!(of(&commands, group, &present), all);
+        }
+        // In another generation everybody is another member.
+        commands.push(Command::FormGroup(FormGroup {
+            group: MIRRORED_TRANSIENT,
+            generation: 1,
+            members: vec![1],
+        }));
+        let next = [(1, 0), (2, 0), (3, 1)].map(|(node, epoch)| member_of(1, node, epoch));
+        let wanted = of(&commands, MIRRORED_TRANSIENT, &next);
+        assert_eq!(wanted, (next.to_vec(), vec![]));
+        assert_eq!(of(&commands, MIRRORED_TRANSIENT + 1, &present), both);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod changes;
 pub mod cluster;
 mod drain;
+pub mod generations;
 pub mod join;
 pub mod lead;
 mod machines;

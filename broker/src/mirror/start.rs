@@ -9,19 +9,21 @@ use leveret_cluster::founding::driver::{Founded, Founding};
 use leveret_cluster::identity::{Identity, Phase};
 use leveret_cluster::name::{NodeAddress, NodeName};
 use leveret_cluster::peers::{Handlers, Me, Peer, Peers, PeersConfig};
+use leveret_cluster::power::Power;
 use leveret_cluster::raft::group::{GroupConfig, Role};
 use leveret_cluster::raft::network::{Network, NetworkConfig, RaftService};
 use leveret_cluster::raft::node::start_group;
-use leveret_cluster::raft::types::member_id;
+use leveret_cluster::raft::types::{epoch_of, generation_of};
 use leveret_cluster::wire::hello::Cookie;
 use leveret_cluster::wire::tls::{Tls, TlsFiles};
-use leveret_cluster::{METADATA_GROUP, Recovered};
+use leveret_cluster::{GROUPS_END, METADATA_GROUP, MIRRORED_TRANSIENT, Recovered};
 use leveret_config::{Config, ListenAddr};
 use leveret_storage::disk::{Disk, RealDisk};
 use leveret_topology::{Command, NodeUp};
 
 use super::cluster::{GROUPS_DEFAULT, Mirror, SessionService};
-use super::machines::{MetadataMachine, QueueMachine};
+use super::generations;
+use super::machines::MetadataMachine;
 use super::membership::{ClusterHost, Places};
 use crate::ctl::CtlServer;
 use crate::node::{Node, StartReport};
@@ -56,6 +58,18 @@ pub struct Services {
 pub fn founders(config: &Config) -> Result<Vec<NodeAddress>, String> {
     let parse = |text: &String| NodeAddress::parse(text, PORT_DEFAULT).map_err(|e| e.to_string());
     config.cluster.nodes.iter().map(parse).collect()
+}
+
+/// Another boot id than the system's, for tests: a node that is started with another one than before takes it that the machine lost power.
+const BOOT_ID_VARIABLE: &str = "LEVERET_BOOT_ID";
+
+/// The boot id of this machine: new whenever it starts. Empty if the system does not tell.
+fn boot_id() -> Vec<u8> {
+    if let Some(told) = std::env::var_os(BOOT_ID_VARIABLE) {
+        return told.into_encoded_bytes();
+    }
+    let told = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    told.trim_ascii().to_vec()
 }
 
 /// TLS between nodes, if it is configured.
@@ -182,6 +196,17 @@ impl Member {
         let names = Founders::new(founders.iter().map(|address| address.name.clone()));
         let boot = leveret_cluster::boot::next(&*disk, &dir, node.now_ms())
             .map_err(|e| format!("{}: {e}", dir.display()))?;
+        let found =
+            (MIRRORED_TRANSIENT..GROUPS_END).filter_map(|group| recovered.raft_member(group));
+        let found = found.map(epoch_of).max();
+        let power = Power::open(Arc::clone(&disk), &dir, &boot_id(), found)
+            .map_err(|e| format!("{}: {e}", dir.display()))?;
+        if power.lost() {
+            tracing::warn!(
+                epoch = power.epoch(),
+                "the machine started again since this node ran: what it did not wait for the disk with is learned from the others"
+            );
+        }
         let founding = Arc::new(Founding::new(
             identity.clone(),
             names.clone(),
@@ -256,6 +281,7 @@ impl Member {
             known: known.clone(),
         };
         mirror.membership.begin(places, identity.clone());
+        mirror.generations.begin(power);
         start(&node, peers.clone(), &services, recovered, &members).await?;
         peers.set_peers(known);
         mirror.follow();
@@ -287,7 +313,7 @@ pub async fn start(
 ) -> Result<(), String> {
     let mirror = Arc::clone(node.mirror().ok_or("this node is alone")?);
     mirror.begin(node, peers.clone());
-    let me = member_id(mirror.id(), 0);
+    let me = mirror.own_member(METADATA_GROUP, 0);
     let rate = NetworkConfig {
         snapshot_bytes_per_second: node.config().cluster.catch_up_bytes_per_second,
         ..NetworkConfig::default()
@@ -305,20 +331,19 @@ pub async fn start(
     services.raft.add(metadata.clone());
     mirror.set_metadata(Arc::clone(&metadata));
     let first = Mirror::members(&members.nodes);
+    mirror
+        .generations
+        .connect(network.clone(), Arc::clone(&services.raft));
     for mirrored in mirror.groups() {
         let id = mirrored.group.id();
-        let raft = start_group(
-            config_of(node, id, me),
-            Arc::clone(node.store()),
-            recovered.take_raft(id),
-            Box::new(QueueMachine::new(Arc::clone(&mirrored.group), node)),
-            network.group(id, me),
-        )
-        .await
-        .map_err(|e| e.to_string())?;
-        services.raft.add(raft.clone());
-        // Once, here.
-        let _ = mirrored.raft.set(raft);
+        let found = recovered.take_raft(id);
+        // The metadata here may be behind the log.
+        let begun = found.index.member().map_or(0, generation_of);
+        let known = generations::generation(&node.topology(), id);
+        let me = mirror.own_member(id, begun.max(known));
+        mirror
+            .run_group(node, mirrored, me, found, &network, &services.raft)
+            .await?;
     }
     if members.new {
         // A group that has a log already refuses: this start is not its first.
@@ -332,7 +357,7 @@ pub async fn start(
     Ok(())
 }
 
-fn config_of(node: &Node, group: leveret_cluster::GroupId, me: u64) -> GroupConfig {
+pub(super) fn config_of(node: &Node, group: leveret_cluster::GroupId, me: u64) -> GroupConfig {
     GroupConfig {
         log_keep_bytes: node.config().cluster.log_keep_bytes,
         ..GroupConfig::new(group, me)
@@ -357,6 +382,7 @@ pub async fn join_in(
         incarnation: mirror.session_id().incarnation,
         disk: identity.incarnation,
         address: own.to_string().as_str().into(),
+        epoch: mirror.generations.epoch(),
     });
     let refused = Arc::new(parking_lot::Mutex::new(None));
     let told = Arc::clone(&refused);

@@ -165,7 +165,13 @@ async fn serve(node: Arc<Node>) -> Result<ExitCode, String> {
             {
                 tracing::warn!(%error, "no checkpoint at the end: the next start replays more");
             }
+            let journal = stopping.store().journal();
             stopping.store().close();
+            if let Some(mirror) = stopping.mirror()
+                && journal.durable() >= journal.end()
+            {
+                mirror.generations.end_clean();
+            }
         }
         failure
     });

@@ -83,6 +83,8 @@ pub enum Command {
     NodeRemoved(ChangeNode),
     /// A node is drained, or serves again.
     SetMaintenance(SetMaintenance),
+    /// A group of which a majority has lost the log is formed anew, empty.
+    FormGroup(FormGroup),
 }
 
 impl Command {
@@ -97,6 +99,7 @@ impl Command {
                 | Command::ForgetNode(_)
                 | Command::NodeRemoved(_)
                 | Command::SetMaintenance(_)
+                | Command::FormGroup(_)
         )
     }
 }
@@ -485,6 +488,24 @@ pub struct NodeUp {
     /// Where the others reach it, `name@host:port`; empty if it does not say.
     #[serde(default)]
     pub address: Name,
+    /// The epoch of its logs that do not wait for the disk.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u16,
+}
+
+fn is_zero(epoch: &u16) -> bool {
+    *epoch == 0
+}
+
+/// See [`Command::FormGroup`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FormGroup {
+    /// The group.
+    pub group: u32,
+    /// Its next generation. Another one than the next changes nothing: it was formed meanwhile.
+    pub generation: u32,
+    /// Who votes in it at first, by member.
+    pub members: Vec<u64>,
 }
 
 /// See [`Command::NodeDown`].

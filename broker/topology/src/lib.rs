@@ -54,8 +54,8 @@ pub use definitions::{
 pub use limits::VhostLimits;
 pub use model::{
     Arguments, Binding, BindingId, DeadLetterStrategy, Destination, EffectiveQueueSettings,
-    ExchangeInfo, ExchangeType, ForgottenNode, HaMode, Key, Name, NodeInfo, NodeState, Overflow,
-    OwnerId, QueueId, QueueInfo, QueueType, Resource, ResourceKind, strip_cr_lf,
+    ExchangeInfo, ExchangeType, ForgottenNode, Formed, HaMode, Key, Name, NodeInfo, NodeState,
+    Overflow, OwnerId, QueueId, QueueInfo, QueueType, Resource, ResourceKind, strip_cr_lf,
 };
 pub use ops::arguments::check_consume_arguments;
 pub use ops::exchanges::check_not_default;

@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::access::{TopicPermissions, User, UserPermissions};
 use crate::limits::VhostLimits;
 use crate::model::{
-    Arguments, Binding, Destination, ExchangeInfo, ExchangeType, ForgottenNode, Name, NodeInfo,
-    OwnerId, QueueId, QueueInfo, QueueType,
+    Arguments, Binding, Destination, ExchangeInfo, ExchangeType, ForgottenNode, Formed, Name,
+    NodeInfo, OwnerId, QueueId, QueueInfo, QueueType,
 };
 use crate::outcome::Outcome;
 use crate::policy::Policy;
@@ -48,6 +48,8 @@ struct Snapshot {
     nodes: Vec<NodeInfo>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     forgotten: Vec<ForgottenNode>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    formed: BTreeMap<u32, Formed>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -120,6 +122,7 @@ impl Topology {
             global_parameters: self.global_parameters.clone(),
             nodes: self.nodes.values().cloned().collect(),
             forgotten: self.forgotten.values().cloned().collect(),
+            formed: self.formed.clone(),
         };
         // The types have string keys only and no serializer of their own that fails.
         serde_json::to_vec(&snapshot).unwrap_or_default()
@@ -148,6 +151,7 @@ impl Topology {
         topology.nodes = nodes.map(|node| (node.id, node)).collect();
         let forgotten = snapshot.forgotten.into_iter();
         topology.forgotten = forgotten.map(|node| (node.id, node)).collect();
+        topology.formed = snapshot.formed;
         for record in snapshot.vhosts {
             let mut outcome = Outcome::default();
             let vhost = record.restore(&mut outcome)?;

@@ -18,8 +18,8 @@ use serde_json::Value;
 use crate::access::{TopicPermissions, User, UserPermissions};
 use crate::limits::VhostLimits;
 use crate::model::{
-    Binding, BindingId, Destination, EffectiveQueueSettings, ExchangeInfo, ForgottenNode, Name,
-    NodeInfo, OwnerId, QueueId, QueueInfo, QueueType,
+    Binding, BindingId, Destination, EffectiveQueueSettings, ExchangeInfo, ForgottenNode, Formed,
+    Name, NodeInfo, OwnerId, QueueId, QueueInfo, QueueType,
 };
 use crate::outcome::{BindingChange, Outcome};
 use crate::policy::Policy;
@@ -35,6 +35,8 @@ pub struct Topology {
     pub(crate) nodes: BTreeMap<u64, NodeInfo>,
     /// Nodes that were members once, by id.
     pub(crate) forgotten: BTreeMap<u64, ForgottenNode>,
+    /// Groups that were formed anew.
+    pub(crate) formed: BTreeMap<u32, Formed>,
     /// Where each queue is.
     pub(crate) queues_by_id: FxHashMap<QueueId, Arc<QueueInfo>>,
     /// The exclusive queues of each connection.

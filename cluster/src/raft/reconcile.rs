@@ -3,12 +3,15 @@
 //! Each leader asks [`next`] again and again, and does what it says; so a new leader goes on where the last one stopped, whatever the
 //! last one knew. What is wanted comes from the metadata, which lets one node in or out at a time.
 //!
-//! Adding comes before removing: a member comes as a learner, votes when it is near the end of the log, and only then another goes. A
+//! A node that lost its log comes back as another member; that one takes the place of the one before in one change, so that the number of those
+//! that vote stays.
+//!
+//! Otherwise adding comes before removing: a member comes as a learner, votes when it is near the end of the log, and only then another goes. A
 //! leader that is to go hands itself over first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::types::{MemberId, Membership};
+use super::types::{MemberId, Membership, node_of};
 
 /// A learner that lacks fewer entries than this is let to vote: less than is in flight on a busy group.
 pub const NEAR_ENTRIES: u64 = 512;
@@ -48,6 +51,8 @@ pub enum Step {
     Add(MemberId),
     /// Let it vote.
     Promote(MemberId),
+    /// Let the second vote in the place of the first, which is the same node with a log that it lost.
+    Replace(MemberId, MemberId),
     /// Hand the leadership to it: this member is to go.
     HandOver(MemberId),
     /// Take it out.
@@ -74,9 +79,13 @@ pub fn next(present: &Present<'_>, wanted: &Wanted) -> Step {
         if membership.get_node(member).is_none() {
             return Step::Add(*member);
         }
-        return match near(member) {
-            true => Step::Promote(*member),
-            false => Step::Wait,
+        let same = |old: &&MemberId| {
+            node_of(**old) == node_of(*member) && voters.contains(*old) && **old != present.me
+        };
+        return match (near(member), wanted.gone.iter().find(same)) {
+            (true, Some(old)) => Step::Replace(*old, *member),
+            (true, None) => Step::Promote(*member),
+            (false, _) => Step::Wait,
         };
     }
     // The leader last: what it can do, it does.
@@ -100,6 +109,7 @@ pub fn next(present: &Present<'_>, wanted: &Wanted) -> Step {
 
 #[cfg(test)]
 mod tests {
+    use super::super::types::member_id;
     use super::*;
 
     fn membership(configs: &[&[u64]], learners: &[u64]) -> Membership {
@@ -147,6 +157,36 @@ mod tests {
         assert_eq!(step(&three, &[(2, 9000)], &[2, 3], &[1]), Step::Wait);
         let learns = membership(&[&[1, 2, 3]], &[5]);
         assert_eq!(step(&learns, LAG, &[1, 2, 3], &[5]), Step::Remove(5));
+    }
+
+    #[test]
+    fn who_lost_its_log_learns_and_takes_its_own_place() {
+        let (one, two, old, new) = (
+            member_id(1, 0),
+            member_id(2, 0),
+            member_id(3, 0),
+            member_id(3, 1),
+        );
+        let near = [(one, 0), (two, 1), (new, 2)].into();
+        let step = |membership: &Membership| {
+            let present = Present {
+                me: one,
+                membership,
+                committed: true,
+                lag: &near,
+            };
+            let wanted = Wanted {
+                voters: [one, two, new].into(),
+                gone: [old].into(),
+            };
+            next(&present, &wanted)
+        };
+        let before = membership(&[&[one, two, old]], &[]);
+        assert_eq!(step(&before), Step::Add(new));
+        let learns = membership(&[&[one, two, old]], &[new]);
+        assert_eq!(step(&learns), Step::Replace(old, new));
+        let after = membership(&[&[one, two, new]], &[]);
+        assert_eq!(step(&after), Step::Done);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use openraft::{EntryPayload, LogId as RaftLogId, RaftTypeConfig};
 /// A Raft term.
 pub type Term = u64;
 
-/// A member of a group: `node id << 16 | log epoch`, see [`member_id`].
+/// A member of a group: `generation << 32 | node id << 16 | log epoch`, see [`member_of`].
 pub type MemberId = u64;
 
 /// Who leads, or wants to, in which term. One leader a term.
@@ -56,14 +56,42 @@ pub struct Types<R>(PhantomData<fn() -> R>);
 /// The types of a group on tokio.
 pub type TokioTypes = Types<openraft_rt_tokio::TokioRuntime>;
 
-/// The member that `node` is with the log of `epoch`: a node that lost a group's log takes part again under the next epoch.
+/// Generations end here: above them is a term's place, see [`lasting_term`].
+pub const GENERATION_MAX: u32 = (1 << 23) - 1;
+
+/// Bits of a lasting term that are Raft's own.
+const TERM_BITS: u32 = 40;
+
+/// The member that `node` (16 bits) is in the first generation of a group, with the log of `epoch`: a node that lost a group's log takes
+/// part again under the next epoch.
 pub const fn member_id(node: u64, epoch: u16) -> MemberId {
-    node << 16 | epoch as u64
+    member_of(0, node, epoch)
+}
+
+/// The member that `node` (16 bits) is in a generation of a group, with the log of `epoch`. A group whose log was lost by a majority is formed
+/// anew, as the next generation.
+pub const fn member_of(generation: u32, node: u64, epoch: u16) -> MemberId {
+    (generation as u64) << 32 | node << 16 | epoch as u64
 }
 
 /// The node that a member is.
 pub const fn node_of(member: MemberId) -> u64 {
-    member >> 16
+    member >> 16 & 0xffff
+}
+
+/// The generation of its group that a member belongs to.
+pub const fn generation_of(member: MemberId) -> u32 {
+    (member >> 32) as u32
+}
+
+/// A term that grows over the generations of a group: Raft's term begins anew with each.
+pub const fn lasting_term(generation: u32, term: Term) -> u64 {
+    (generation as u64) << TERM_BITS | term
+}
+
+/// Raft's own part of a [`lasting_term`].
+pub const fn raft_term(lasting: u64) -> Term {
+    lasting & ((1 << TERM_BITS) - 1)
 }
 
 /// The log epoch of a member.
@@ -286,6 +314,21 @@ mod tests {
         let member = member_id(7, 3);
         assert_eq!((node_of(member), epoch_of(member)), (7, 3));
         assert!(member_id(7, 4) > member);
+        let later = member_of(2, 7, 3);
+        assert_eq!(
+            (generation_of(later), node_of(later), epoch_of(later)),
+            (2, 7, 3)
+        );
+        assert!(member_of(GENERATION_MAX, 0xffff, 0xffff) > later && later > member);
+    }
+
+    #[test]
+    fn a_term_of_a_later_generation_is_a_later_term() {
+        let early = lasting_term(0, 900);
+        assert_eq!(early, 900);
+        let late = lasting_term(GENERATION_MAX, 3);
+        assert!(late > lasting_term(1, 900) && lasting_term(1, 1) > early);
+        assert_eq!(raft_term(late), 3);
     }
 
     #[test]

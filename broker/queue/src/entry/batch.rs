@@ -23,6 +23,7 @@
 //!         2  Create                   the queue is there from here on, argument: its highest priority level; length 0
 //!         3  Remove                   the queue is gone with all that is in it; length 0
 //!         4  Used                     the queue has had a consumer, with the last of which it goes; length 0
+//!         5  Begin                    a session that is not known here goes on behind `number`: the group was formed anew; length 0
 //! ```
 
 use std::ops::Range;
@@ -47,6 +48,7 @@ const WHAT_FORGET: u8 = 1;
 const WHAT_CREATE: u8 = 2;
 const WHAT_REMOVE: u8 = 3;
 const WHAT_USED: u8 = 4;
+const WHAT_BEGIN: u8 = 5;
 
 /// A node's process as a source of parts: what is repeated under one session is applied once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +92,13 @@ pub enum Part {
     Remove(QueueId),
     /// A queue has had a consumer.
     Used(QueueId),
+    /// A session that the group does not know goes on behind a number. What came before it was lost with the group's log.
+    Begin {
+        /// Which.
+        session: SessionId,
+        /// The last number that is not to come.
+        number: u64,
+    },
 }
 
 /// A batch being filled.
@@ -174,6 +183,11 @@ impl BatchBuilder {
         self.add(SessionId::LEADER, queue, WHAT_USED, 0, &[]);
     }
 
+    /// Adds that a session goes on behind a number, if the group does not know it.
+    pub fn begin(&mut self, session: SessionId, number: u64) {
+        self.add(session, number, WHAT_BEGIN, 0, &[]);
+    }
+
     /// The batch, counted by `gauge` for as long as a message in it is in use.
     pub fn finish(mut self, gauge: Option<Arc<super::MemoryGauge>>) -> Bytes {
         self.buf[4..8].copy_from_slice(&self.parts.to_le_bytes());
@@ -219,6 +233,10 @@ impl PartHeader {
             },
             WHAT_REMOVE => Part::Remove(self.number),
             WHAT_USED => Part::Used(self.number),
+            WHAT_BEGIN => Part::Begin {
+                session: self.session,
+                number: self.number,
+            },
             _ => Part::Entry {
                 session: self.session,
                 number: self.number,
@@ -269,6 +287,7 @@ impl<'a> Headers<'a> {
             // The leader's own parts are not numbered, all others are.
             WHAT_ENTRY => leader == (header.number == 0) && header.argument == 0,
             WHAT_FORGET => !leader && header.number == 0 && header.argument == 0,
+            WHAT_BEGIN => !leader && header.number > 0 && header.argument == 0,
             WHAT_CREATE => leader,
             WHAT_REMOVE | WHAT_USED => leader && header.argument == 0,
             _ => false,

@@ -49,6 +49,14 @@ impl Machine {
         machine
     }
 
+    /// No message gets a number below `first` from now on. For a group that was formed anew: what clients hold of the messages before must
+    /// not be taken for messages of now.
+    pub fn number_from(&mut self, first: Seq) {
+        for queue in self.queues.values_mut() {
+            queue.next_seq = queue.next_seq.max(first);
+        }
+    }
+
     /// Begins: what nobody claimed waits for delivery again, marked redelivered; timers run, and unused times count from now.
     pub fn go(&mut self, now_ms: u64, store: &dyn Store, effects: &mut Effects) {
         if self.lead != Lead::Armed {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use leveret_cluster::raft::group::Role;
 use leveret_cluster::raft::node::NodeGroup;
-use leveret_cluster::raft::types::{epoch_of, node_of};
+use leveret_cluster::raft::types::{epoch_of, generation_of, node_of};
 use leveret_topology::NodeState;
 use serde_json::{Map, Value, json};
 
@@ -133,6 +133,7 @@ struct OneGroup {
     kind: &'static str,
     leader: Option<u64>,
     term: u64,
+    generation: u32,
     /// Index of the first entry of the log here, and behind the last.
     log: std::ops::Range<u64>,
     members: Vec<OneMember>,
@@ -172,6 +173,7 @@ fn group(mirror: &Mirror, raft: &NodeGroup) -> OneGroup {
         },
         leader,
         term,
+        generation: generation_of(raft.member()),
         log: raft
             .log()
             .with_index(|index| index.first_index()..index.next_index()),
@@ -214,7 +216,7 @@ pub fn status(node: &Node) -> Result {
         known.map_or_else(|| format!("node {id}"), |n| n.name.clone())
     };
     let groups: Vec<OneGroup> = match node.mirror() {
-        Some(mirror) => mirror.rafts().map(|raft| group(mirror, raft)).collect(),
+        Some(mirror) => mirror.rafts().map(|raft| group(mirror, &raft)).collect(),
         None => Vec::new(),
     };
     // Whom this node should hear, and does not.
@@ -306,7 +308,7 @@ pub fn status(node: &Node) -> Result {
                    "lag": m.lag})
         });
         json!({"group": g.number, "kind": g.kind, "leader": g.leader.map(&name_of),
-               "term": g.term, "log_first": g.log.start, "log_next": g.log.end, "members": members.collect::<Vec<_>>()})
+               "term": g.term, "generation": g.generation, "log_first": g.log.start, "log_next": g.log.end, "members": members.collect::<Vec<_>>()})
     });
     let value = json!({
         "cluster_name": cluster,

@@ -1,6 +1,7 @@
 //! Checkpoints of all groups, and what may leave the journal after them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leveret_cluster::reclaim::{LIVE_SHARE, Live, RELOCATE_BYTES_MAX, ReclaimError};
 
@@ -18,6 +19,9 @@ impl Mirror {
         else {
             return Ok(0);
         };
+        if self.generations.any_between() {
+            return Ok(0);
+        }
         // Before and after: what a checkpoint was made of lies between.
         let mut before = BTreeMap::new();
         for mirrored in &self.groups {
@@ -25,19 +29,27 @@ impl Mirror {
         }
         let mut needed = leveret_storage::Location::NONE;
         let rafts = self.groups.iter().filter_map(|m| m.raft.get());
-        for raft in std::iter::once(metadata).chain(rafts) {
+        for raft in std::iter::once(Arc::clone(metadata)).chain(rafts) {
             let covered = runtime.block_on(async {
                 let covered = raft.checkpoint().await?;
                 raft.purge().await?;
                 Ok::<_, leveret_cluster::raft::group::GroupError>(covered)
             });
-            let covered = covered.map_err(|e| format!("group {}: {e}", raft.group()))?;
+            let covered = match covered {
+                // It is another one by now.
+                Err(_) if self.generations.any_between() => return Ok(0),
+                covered => covered.map_err(|e| format!("group {}: {e}", raft.group()))?,
+            };
             needed = needed.min(covered.replay_from);
         }
         node.store().finish_round().map_err(|e| e.to_string())?;
         let mut live = BTreeMap::new();
         for mirrored in &self.groups {
             mirrored.group.live(&mut live);
+        }
+        if self.generations.any_between() {
+            // Until its new checkpoint is there, a group needs the record that says that the log before is dropped.
+            return Ok(0);
         }
         let journal = node.store().journal();
         let mut removed = 0;

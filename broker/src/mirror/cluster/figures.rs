@@ -11,7 +11,11 @@ use super::{Mirror, Mirrored};
 impl Mirror {
     /// Where each group stands, as this node sees it: the number of each, 0 for the metadata.
     pub fn figures(&self) -> Vec<(GroupId, Figures)> {
-        let metadata = self.metadata.get().map(|raft| (METADATA_GROUP, raft));
+        let metadata = self
+            .metadata
+            .get()
+            .cloned()
+            .map(|raft| (METADATA_GROUP, raft));
         let queues = self.groups.iter();
         let queues = queues.filter_map(|m| Some((m.group.id(), m.raft.get()?)));
         let all = metadata.into_iter().chain(queues);

@@ -14,6 +14,7 @@ use leveret_queue::SessionId;
 
 use super::Mirror;
 use super::wires::reign;
+use crate::mirror::generations::Word;
 use crate::mirror::message::{Down, Up};
 use crate::mirror::remote;
 use crate::mirror::session::Leader;
@@ -34,6 +35,10 @@ pub(super) mod kind {
     pub const WHO_LEADS: u8 = 6;
     /// The sender knows no leader of the group.
     pub const WHO_LEADS_IT: u8 = 7;
+    /// The sender has nothing of the group's log that counts: `generation u64`.
+    pub const HAS_NOTHING: u8 = 8;
+    /// The sender leads the group, and a majority follows: `generation u64`.
+    pub const LEADS_MANY: u8 = 9;
 }
 
 impl Mirror {
@@ -173,6 +178,16 @@ impl Mirror {
                     && let Some(link) = peers.and_then(|p| p.link(from, Purpose::Session))
                 {
                     self.push_on(&link, kind::LEADS, group, reign(leader), None);
+                }
+            }
+            kind::HAS_NOTHING | kind::LEADS_MANY => {
+                let generation = u32::try_from(word(0)?).unwrap_or(u32::MAX);
+                let word = match frame.header.kind {
+                    kind::HAS_NOTHING => Word::Nothing,
+                    _ => Word::Led,
+                };
+                if self.mirrored(group).is_some() {
+                    self.generations.heard(group, from, generation, word);
                 }
             }
             remote::kind::ASK..=remote::kind::REPLY => self.take_remote(from, frame)?,

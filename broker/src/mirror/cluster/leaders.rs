@@ -15,6 +15,7 @@ use leveret_queue::Location;
 use super::frames::kind;
 use super::presence::LOOK;
 use super::{Mirror, Mirrored};
+use crate::mirror::generations::lasting;
 use crate::mirror::lead::Beginning;
 use crate::mirror::proposals::Numbered;
 use crate::mirror::session::Leader;
@@ -62,7 +63,7 @@ impl Mirror {
     }
 
     /// Whether nobody else can lead a group that this node leads.
-    pub(super) fn is_sure(&self, mirrored: &Mirrored) -> bool {
+    pub(in crate::mirror) fn is_sure(&self, mirrored: &Mirrored) -> bool {
         let now_ms = self.started.elapsed().as_millis() as u64;
         if now_ms < mirrored.sure_until_ms.load(Ordering::Relaxed) {
             return true;
@@ -131,31 +132,47 @@ impl Mirror {
 
     /// Follows what a group's Raft says of this node's role in it.
     pub(super) async fn follow_role(self: Arc<Self>, at: usize) {
-        use openraft_watch::changed;
         let Some(mirrored) = self.groups.get(at) else {
             return;
         };
-        let Some(raft) = mirrored.raft.get().cloned() else {
-            return;
-        };
+        loop {
+            // None between two generations.
+            match mirrored.raft.get() {
+                Some(raft) => self.follow_role_of(mirrored, &raft).await,
+                None => tokio::time::sleep(LOOK).await,
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+
+    /// Until the group's Raft ends.
+    async fn follow_role_of(&self, mirrored: &Mirrored, raft: &Arc<NodeGroup>) {
+        use openraft_watch::changed;
         let mut roles = raft.watch_role();
         loop {
             let mut patience = LOOK;
             match raft.role() {
+                _ if !mirrored.raft.is(raft) => return,
                 Role::Leading { term, .. }
-                    if mirrored.group.leads() != term && self.ready.load(Ordering::Acquire) =>
+                    if mirrored.group.leads() != lasting(raft, term)
+                        && self.ready.load(Ordering::Acquire) =>
                 {
                     if mirrored.group.leads() > 0 {
                         mirrored.group.step_down();
                     }
                     if mirrored.group.is_quiet() {
-                        self.begin_to_lead(mirrored, term);
+                        self.begin_to_lead(mirrored, lasting(raft, term));
                     } else {
                         patience = ANSWERS;
                     }
                 }
                 Role::Leading { .. } => {}
-                Role::Stopped => return self.ended(raft.group()),
+                Role::Stopped => {
+                    self.ended(raft.group());
+                    return tokio::time::sleep(LOOK).await;
+                }
                 _ if mirrored.group.leads() > 0 => {
                     mirrored.group.step_down();
                     if mirrored.session.leader().is_some_and(|l| l.node == self.id) {
@@ -166,7 +183,7 @@ impl Mirror {
             }
             // A group that began to lead too early, or has to begin anew, is looked at again.
             if let Ok(false) = tokio::time::timeout(patience, changed(&mut roles)).await {
-                return;
+                return tokio::time::sleep(LOOK).await;
             }
         }
     }
@@ -250,7 +267,7 @@ impl Mirror {
             });
         }
         for mirrored in &self.groups {
-            let Some(raft) = mirrored.raft.get().cloned() else {
+            let Some(raft) = mirrored.raft.get() else {
                 continue;
             };
             let alive = alive.clone();
@@ -264,7 +281,7 @@ impl Mirror {
 
     pub(super) async fn leave_to(self: Arc<Self>, node: u64) {
         let rafts = self.groups.iter().filter_map(|m| m.raft.get());
-        for raft in self.metadata.get().into_iter().chain(rafts) {
+        for raft in self.metadata.get().cloned().into_iter().chain(rafts) {
             let member = raft.membership().voter_ids().find(|m| node_of(*m) == node);
             if let (Role::Leading { .. }, Some(to)) = (raft.role(), member) {
                 tracing::info!(
@@ -283,7 +300,7 @@ impl Mirror {
     pub(super) async fn spread(&self) {
         let (up, voters) = (self.up_nodes(), self.voters());
         // Who leads what, by kind; who is drained, or hears less than this node, gets nothing.
-        let mut led: [BTreeMap<u64, Vec<&Arc<NodeGroup>>>; 2] = Default::default();
+        let mut led: [BTreeMap<u64, Vec<Arc<NodeGroup>>>; 2] = Default::default();
         for node in up.intersection(&voters) {
             let fit = *node == self.id || self.reach(*node).is_superset(&up);
             if fit && !self.is_drained_node(*node) {

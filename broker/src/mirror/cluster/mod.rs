@@ -30,6 +30,7 @@ use leveret_queue::SessionId;
 use parking_lot::Mutex;
 
 use crate::mirror::changes::Changes;
+use crate::mirror::generations::{Generations, Slot};
 use crate::mirror::lead::{MirrorGroup, Surroundings};
 use crate::mirror::membership::Membership;
 use crate::mirror::proposals::{Carrier, Proposals};
@@ -50,7 +51,7 @@ pub struct Mirrored {
     /// Its state, and what this node does when it leads.
     pub group: Arc<MirrorGroup>,
     /// Its Raft.
-    pub raft: OnceLock<Arc<NodeGroup>>,
+    pub raft: Slot,
     /// This node's session with its leader.
     pub session: Arc<Session>,
     /// Changes of its leader, as this node saw them.
@@ -63,6 +64,13 @@ pub struct Mirrored {
 
 /// The connection on which a leader spoke, and the one on which it is spoken to; each has a number of its own.
 type Via = (u64, u64);
+
+impl Mirrored {
+    /// This node may not lead any more.
+    pub(super) fn unsure(&self) {
+        self.sure_until_ms.store(0, Ordering::Relaxed);
+    }
+}
 
 /// What a node of a cluster has besides what a node alone has.
 pub struct Mirror {
@@ -79,6 +87,8 @@ pub struct Mirror {
     pub(super) peers: OnceLock<Peers>,
     /// Who comes and goes.
     pub(super) membership: Membership,
+    /// Epochs and generations of logs that do not wait for the disk.
+    pub generations: Generations,
     /// The term in which this node leads group 0 and takes commands; 0 otherwise.
     pub(super) leads_metadata: AtomicU64,
     applied: AtomicU64,
@@ -132,7 +142,7 @@ impl Mirror {
                     Arc::clone(bodies),
                     Arc::clone(&wires) as Arc<dyn Surroundings>,
                 )),
-                raft: OnceLock::new(),
+                raft: Slot::default(),
                 changes: Changes::default(),
                 via: Mutex::default(),
                 sure_until_ms: AtomicU64::new(0),
@@ -156,6 +166,7 @@ impl Mirror {
             )),
             peers: OnceLock::new(),
             membership: Membership::default(),
+            generations: Generations::default(),
             leads_metadata: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             majority: Mutex::new(Instant::now()),

@@ -12,6 +12,8 @@ use leveret_cluster::wire::hello::Purpose;
 use leveret_topology::{Command, NodeDown, NodeUp};
 
 use super::Mirror;
+use super::frames::kind;
+use crate::mirror::generations::Word;
 
 /// How often the state of things is looked at, whatever was told.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
@@ -177,6 +179,7 @@ impl Mirror {
             // As before.
             disk: 0,
             address: "".into(),
+            epoch: self.generations.epoch(),
         });
         runtime.spawn(async move { node.propose_quietly(&up) });
     }
@@ -200,6 +203,13 @@ impl Mirror {
             if asked.elapsed() >= ASK {
                 asked = Instant::now();
                 self.ask_for_leaders();
+                self.keep_generations(|group, generation, word| {
+                    let kind = match word {
+                        Word::Nothing => kind::HAS_NOTHING,
+                        Word::Led => kind::LEADS_MANY,
+                    };
+                    self.broadcast(kind, group, &u64::from(generation).to_le_bytes());
+                });
             }
             let without = self.without_majority();
             let stalled = without >= FENCE;

@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use leveret_cluster::raft::types::Payload;
+use leveret_cluster::raft::types::{Payload, raft_term};
 use leveret_cluster::{GroupId, METADATA_GROUP};
 use leveret_queue::{DeadLetter, QueueId, SessionId};
 
 use super::Mirror;
 use super::frames::kind;
+use crate::mirror::generations::lasting;
 use crate::mirror::lead::Surroundings;
 use crate::mirror::message::{Down, Up};
 use crate::mirror::proposals::Carrier;
@@ -73,7 +74,11 @@ impl Surroundings for Wires {
             return mirrored.group.proposal_ended();
         };
         let state = Arc::clone(&mirrored.group);
-        let refused = raft.propose(term, payload, move |result| {
+        if lasting(&raft, raft_term(term)) != term {
+            // Of an earlier generation.
+            return mirrored.group.proposal_ended();
+        }
+        let refused = raft.propose(raft_term(term), payload, move |result| {
             // Applied: the state machine has told. Otherwise this node leads no more, which the role says too.
             if result.is_err() && state.leads() == term {
                 state.step_down();

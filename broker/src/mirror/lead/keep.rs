@@ -1,6 +1,7 @@
 //! What the group keeps on this node: where its messages are, checkpoints.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use leveret_cluster::reclaim::{Live, ReclaimError};
@@ -116,6 +117,30 @@ impl MirrorGroup {
     pub fn replace(&self, replica: Replica) {
         self.step_down();
         self.state.lock().replica = replica;
+    }
+
+    /// Messages get numbers that no earlier generation of the group gave: clients may still hold those.
+    pub fn in_generation(&self, generation: u32) {
+        /// Numbers that a generation has for a queue.
+        const BITS: u32 = 40;
+        let first = u64::from(generation) << BITS | 1;
+        self.first.store(first, Ordering::Release);
+    }
+
+    /// The group is formed anew: there is nothing in it. Nothing of the earlier generation is applied any more.
+    pub fn begin_anew(&self, generation: u32) {
+        self.step_down();
+        let mut state = self.state.lock();
+        state.replica = Replica::new();
+        state.applied = 0;
+        drop(state);
+        self.staging.clear();
+        self.in_generation(generation);
+    }
+
+    /// Whether it was formed anew, so that sessions may be further than it knows.
+    pub(super) fn was_formed_anew(&self) -> bool {
+        self.first.load(Ordering::Acquire) > 1
     }
 
     /// The replica as it is. Until it is dropped, the segments stay that its messages are in.

@@ -121,6 +121,8 @@ pub struct MirrorGroup {
     unsure: AtomicBool,
     /// What came of snapshots that were not installed.
     staging: Staging,
+    /// The first number of a message in this generation of the group.
+    first: AtomicU64,
 }
 
 impl std::fmt::Debug for MirrorGroup {
@@ -161,6 +163,7 @@ impl MirrorGroup {
             waits: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
             staging: Staging::default(),
+            first: AtomicU64::new(1),
         }
     }
 

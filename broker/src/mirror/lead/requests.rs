@@ -23,6 +23,12 @@ impl MirrorGroup {
         let store = &*self.store;
         match up {
             Up::Claim { next, last, claims } => {
+                let before = next.saturating_sub(1);
+                if self.was_formed_anew() && before > 0 && replica.last_number(session) == 0 {
+                    // What came before was lost with the log of the generation before.
+                    leading.batch.begin(session, before);
+                    leading.hurry();
+                }
                 let peer = Peer {
                     received: next.saturating_sub(1),
                     last,

@@ -15,7 +15,7 @@ use crate::mirror::message::{Down, SessionId};
 use crate::mirror::session::Leader;
 
 impl MirrorGroup {
-    /// A committed entry, by its term and index. `location`: its record in this node's journal; `barrier`: see `Replica::apply`.
+    /// A committed entry, by its term and index. `location`: its record in this node's journal; `barrier`: see [`Replica::apply`].
     ///
     /// # Errors
     /// The entry is malformed: the group cannot go on, here or anywhere.
@@ -109,7 +109,8 @@ impl MirrorGroup {
         let state = &mut *guard;
         self.metadata.fetch_max(metadata, Ordering::AcqRel);
         let known: FxHashSet<QueueId> = queues.iter().map(|(id, _)| *id).collect();
-        let machine = Machine::lead(self.id, &state.replica, queues, end, now_ms);
+        let mut machine = Machine::lead(self.id, &state.replica, queues, end, now_ms);
+        machine.number_from(self.first.load(Ordering::Acquire));
         let mut batch = BatchBuilder::default();
         // Queues that were deleted while nobody could say so here. A queue's id is the index of the command that made it: one that is not
         // applied here yet is not known yet.

@@ -13,6 +13,6 @@ pub use arguments::Arguments;
 pub use binding::{Binding, BindingId, Destination};
 pub use exchange::{ExchangeInfo, ExchangeType};
 pub use name::{Key, Name, OwnerId, QueueId, Resource, ResourceKind, strip_cr_lf};
-pub use node::{ForgottenNode, NodeInfo, NodeState};
+pub use node::{ForgottenNode, Formed, NodeInfo, NodeState};
 pub use queue::{QueueInfo, QueueType};
 pub use settings::{DeadLetterStrategy, EffectiveQueueSettings, HaMode, Overflow};

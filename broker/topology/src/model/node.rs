@@ -40,6 +40,22 @@ pub struct NodeInfo {
     /// It was drained: it leads nothing, and serves no clients until it is started again.
     #[serde(default)]
     pub maintenance: bool,
+    /// The epoch of its logs that do not wait for the disk: it grows when the machine may have lost what was written. Never falls.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u16,
+}
+
+fn is_zero(epoch: &u16) -> bool {
+    *epoch == 0
+}
+
+/// A group that was formed anew, because a majority of its members had lost its log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Formed {
+    /// How often.
+    pub generation: u32,
+    /// Who votes in it at first. Whatever becomes of the nodes later, it is these.
+    pub members: Vec<u64>,
 }
 
 /// A node that was a member once. Its id and its disk never come back.

@@ -54,6 +54,7 @@ impl Topology {
             Command::ClearParameter(command) => self.apply_clear_parameter(command),
             Command::SetGlobalParameter(command) => self.apply_set_global_parameter(command),
             Command::ClearGlobalParameter(command) => self.apply_clear_global_parameter(command),
+            Command::FormGroup(command) => self.apply_form_group(command),
             Command::NodeUp(command) => self.apply_node_up(command),
             Command::NodeDown(command) => self.apply_node_down(command),
             Command::AdmitNode(command) => self.apply_admit_node(command),

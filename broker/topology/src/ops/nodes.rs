@@ -1,7 +1,7 @@
 //! The nodes of a cluster, and what goes with one: the exclusive queues of its connections.
 
-use crate::command::{AdmitNode, ChangeNode, NodeDown, NodeUp, SetMaintenance};
-use crate::model::{ForgottenNode, NodeInfo, NodeState, OwnerId};
+use crate::command::{AdmitNode, ChangeNode, FormGroup, NodeDown, NodeUp, SetMaintenance};
+use crate::model::{ForgottenNode, Formed, NodeInfo, NodeState, OwnerId};
 use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 use crate::state::Topology;
@@ -78,6 +78,7 @@ impl Topology {
             state,
             // Until its process starts anew.
             maintenance: known.is_some_and(|n| n.maintenance && n.incarnation == up.incarnation),
+            epoch: up.epoch.max(known.map_or(0, |n| n.epoch)),
         };
         let mut outcome = Outcome::default();
         let known = self.nodes.get(&up.node);
@@ -143,6 +144,7 @@ impl Topology {
             address: admit.address.clone(),
             state: NodeState::Joining,
             maintenance: false,
+            epoch: 0,
         };
         self.nodes.insert(admit.node, info);
         Ok(changed(true))
@@ -208,6 +210,24 @@ impl Topology {
         }
     }
 
+    /// What is known of a group that was formed anew; `None`: it is in its first generation.
+    pub fn formed(&self, group: u32) -> Option<&Formed> {
+        self.formed.get(&group)
+    }
+
+    pub(super) fn apply_form_group(&mut self, form: &FormGroup) -> Result<Outcome, Refusal> {
+        let before = self.formed.get(&form.group).map_or(0, |f| f.generation);
+        if before.checked_add(1) != Some(form.generation) || form.members.is_empty() {
+            return Ok(changed(false));
+        }
+        let formed = Formed {
+            generation: form.generation,
+            members: form.members.clone(),
+        };
+        self.formed.insert(form.group, formed);
+        Ok(changed(true))
+    }
+
     fn close_connections_where(
         &mut self,
         gone: impl Fn(OwnerId) -> bool,
@@ -246,6 +266,7 @@ mod tests {
             incarnation,
             disk: 0,
             address: "".into(),
+            epoch: 0,
         })
     }
 
@@ -360,5 +381,44 @@ mod tests {
         assert!(topology.apply(23, &admit(5, "d@h", 41)).unwrap().changed);
         let last = Command::ForgetNode(ChangeNode { node: 1 });
         assert!(topology.apply(24, &last).is_err());
+    }
+
+    #[test]
+    fn an_epoch_of_a_nodes_logs_never_falls() {
+        let mut topology = Topology::new();
+        let said = |incarnation, epoch| match up(1, incarnation) {
+            Command::NodeUp(up) => Command::NodeUp(NodeUp { epoch, ..up }),
+            other => other,
+        };
+        for (index, (incarnation, epoch)) in (1..).zip([(7, 0), (8, 2), (8, 0), (9, 1)]) {
+            topology.apply(index, &said(incarnation, epoch)).unwrap();
+        }
+        assert_eq!(topology.node(1).map(|n| n.epoch), Some(2));
+        let restored = Topology::restore(&topology.snapshot()).unwrap();
+        assert_eq!(restored.node(1).map(|n| n.epoch), Some(2));
+    }
+
+    #[test]
+    fn a_generation_is_formed_once_by_whom_the_first_said() {
+        let mut topology = Topology::new();
+        let form = |generation, members: &[u64]| {
+            Command::FormGroup(crate::command::FormGroup {
+                group: 512,
+                generation,
+                members: members.to_vec(),
+            })
+        };
+        let mut changed = |index, command| topology.apply(index, &command).unwrap().changed;
+        assert!(!changed(1, form(2, &[1, 2])));
+        assert!(!changed(1, form(1, &[])));
+        assert!(changed(2, form(1, &[1, 2])));
+        assert!(!changed(3, form(1, &[3, 4])));
+        assert!(changed(4, form(2, &[3])));
+        let restored = Topology::restore(&topology.snapshot()).unwrap();
+        for topology in [&topology, &restored] {
+            let formed = topology.formed(512).expect("formed");
+            assert_eq!((formed.generation, &formed.members[..]), (2, &[3][..]));
+            assert!(topology.formed(513).is_none());
+        }
     }
 }

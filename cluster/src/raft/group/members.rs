@@ -32,6 +32,17 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
             .await
     }
 
+    /// Lets a learner vote in the place of a voter, which goes.
+    ///
+    /// # Errors
+    /// As [`RaftGroup::add_learner`].
+    pub async fn replace(&self, old: MemberId, new: MemberId) -> Result<LogId, GroupError> {
+        let mut voters: BTreeSet<MemberId> = self.membership().voter_ids().collect();
+        voters.remove(&old);
+        voters.insert(new);
+        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+    }
+
     /// Takes a member out, whether it votes or not.
     ///
     /// # Errors
@@ -91,6 +102,7 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
             Step::Flatten => self.flatten().await,
             Step::Add(member) => self.add_learner(member).await,
             Step::Promote(member) => self.promote(member).await,
+            Step::Replace(old, new) => self.replace(old, new).await,
             Step::Remove(member) => self.remove(member).await,
         }
         .map(drop)

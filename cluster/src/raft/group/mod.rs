@@ -37,7 +37,7 @@ use parking_lot::Mutex;
 use crate::raft::log_storage::{LogStorage, RaftLog};
 use crate::raft::snapshot::SnapshotHandle;
 use crate::raft::state_machine::{CheckpointState, Covered, Machine, StateMachine};
-use crate::raft::types::{LogId, MemberId, Membership, Types};
+use crate::raft::types::{LogId, MemberId, Membership, Types, node_of};
 use crate::{GroupId, LogStore, RecoveredGroup, is_durable};
 
 pub use config::{GroupConfig, Timing};
@@ -134,7 +134,8 @@ impl<R: AsyncRuntime, M: Machine> fmt::Debug for RaftGroup<R, M> {
 }
 
 impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
-    /// Starts the group with what start-up found of it. Applies what is known to be committed before it returns.
+    /// Starts the group with what start-up found of it. Applies what is known to be committed before it returns. In a group that does
+    /// not wait for the disk, the log of an earlier member of the same node is dropped: that member lost some of it, or its generation is over.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -151,13 +152,23 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
     {
         let group = config.group;
         let failed = |source| StartError::Storage { group, source };
+        let mut recovered = recovered;
+        let earlier = recovered.index.member().filter(|known| {
+            !is_durable(group)
+                && node_of(*known) == node_of(config.member)
+                && *known < config.member
+        });
         let log = RaftLog::new(
             group,
             is_durable(group),
             Arc::clone(store.journal()),
             Arc::clone(store.flushes()),
-            recovered.index,
+            std::mem::take(&mut recovered.index),
         );
+        if earlier.is_some() {
+            log.drop_log().map_err(failed)?;
+            recovered.checkpoint = None;
+        }
         log.claim(config.member).map_err(failed)?;
         let (term, terms) = R::Watch::channel(None);
         let (machine, checkpoints) = StateMachine::<R, M>::new(
