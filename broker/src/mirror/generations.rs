@@ -349,7 +349,9 @@ impl Mirror {
         let group = mirrored.group.id();
         let generation = generation_of(me);
         mirrored.group.in_generation(generation);
-        let machine = QueueMachine::new(Arc::clone(&mirrored.group), node, generation);
+        let clock = Arc::downgrade(node);
+        let now_ms = Box::new(move || clock.upgrade().map_or(0, |node| node.now_ms()));
+        let machine = QueueMachine::new(Arc::clone(&mirrored.group), now_ms, generation);
         let life = machine.life();
         let raft = start_group(
             super::start::config_of(node, group, me),

@@ -136,10 +136,13 @@ impl Machine for MetadataMachine {
     }
 }
 
+/// Milliseconds since 1970, as the node counts them.
+pub type NowMs = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// A group of mirrored queues.
 pub struct QueueMachine {
     group: Arc<MirrorGroup>,
-    node: Weak<Node>,
+    now_ms: NowMs,
     generation: u32,
     barrier: Location,
     life: Arc<()>,
@@ -147,10 +150,10 @@ pub struct QueueMachine {
 
 impl QueueMachine {
     /// Of this mirror, in this generation of its group.
-    pub fn new(group: Arc<MirrorGroup>, node: &Arc<Node>, generation: u32) -> QueueMachine {
+    pub fn new(group: Arc<MirrorGroup>, now_ms: NowMs, generation: u32) -> QueueMachine {
         QueueMachine {
             group,
-            node: Arc::downgrade(node),
+            now_ms,
             generation,
             barrier: Location(0),
             life: Arc::default(),
@@ -165,7 +168,7 @@ impl QueueMachine {
 
 impl Machine for QueueMachine {
     fn apply(&mut self, entries: &mut dyn Iterator<Item = Committed>) {
-        let now_ms = self.node.upgrade().map_or(0, |node| node.now_ms());
+        let now_ms = (self.now_ms)();
         for entry in entries {
             let location = Location(entry.location.to_u64());
             if !entry.follows {

@@ -13,8 +13,8 @@ use leveret_storage::Location;
 use leveret_storage::disk::sim::Fault;
 use openraft::rt::AsyncRuntime;
 
+use crate::hosted::Hosted;
 use crate::judge::Judge;
-use crate::leader::GroupState;
 use crate::network::Weather;
 use crate::run::World;
 use crate::runtime::NodeRuntime;
@@ -200,6 +200,7 @@ impl World {
         let seed = self.random.draw();
         let (net, judge) = (self.net.clone(), Arc::clone(&self.judge));
         let power = power.then_some(seed);
+        judge.session_over(node);
         self.node_mut(node).kill(&net, &judge, power).await;
         self.later(10, 3000, Undo::Start(node));
         // A death is noticed by those who had connections, as a rule.
@@ -219,6 +220,11 @@ impl World {
             .map(|node| node.id)
             .collect();
         for node in &alive {
+            let life = self.node(*node).life.as_ref();
+            let host = life.and_then(|life| life.host.lock().clone());
+            if let Some(host) = host.filter(|_| self.node(gone).life.is_none()) {
+                host.gone(gone);
+            }
             for state in self.groups(*node) {
                 let (Some(raft), Some(life)) = (state.raft().cloned(), &self.node(*node).life)
                 else {
@@ -373,14 +379,19 @@ impl World {
 
 /// Writes a checkpoint, purges the log, and removes segments that no group of the node needs.
 async fn checkpoint(
-    state: Arc<GroupState>,
-    groups: Vec<Arc<GroupState>>,
+    state: Arc<dyn Hosted>,
+    groups: Vec<Arc<dyn Hosted>>,
     node: u64,
     judge: Arc<Judge>,
 ) {
     let Some(raft) = state.raft().cloned() else {
         return;
     };
+    // Before and after: what a checkpoint was made of lies between.
+    let mut live = BTreeSet::new();
+    groups
+        .iter()
+        .for_each(|state| state.live_segments(&mut live));
     let covered = match raft.checkpoint().await {
         Ok(covered) => covered,
         // Its disk failed.
@@ -395,11 +406,16 @@ async fn checkpoint(
     }
     // The purge itself comes a little later.
     NodeRuntime::sleep(Duration::from_millis(20)).await;
-    remove_segments(raft.store(), &groups, node, &judge);
+    remove_segments(raft.store(), &groups, live, node, &judge);
 }
 
-fn remove_segments(store: &Arc<LogStore>, groups: &[Arc<GroupState>], node: u64, judge: &Judge) {
-    let mut live = BTreeSet::new();
+fn remove_segments(
+    store: &Arc<LogStore>,
+    groups: &[Arc<dyn Hosted>],
+    mut live: BTreeSet<u32>,
+    node: u64,
+    judge: &Judge,
+) {
     let mut needed = Location::NONE;
     for state in groups {
         let Some(raft) = state.raft() else { return };
@@ -409,12 +425,21 @@ fn remove_segments(store: &Arc<LogStore>, groups: &[Arc<GroupState>], node: u64,
     if store.finish_round().is_err() {
         return;
     }
+    let mut kept = Vec::new();
     for segment in store.journal().segments() {
-        if segment.sealed && segment.id < needed.segment() && !live.contains(&segment.id) {
-            let id = segment.id;
-            if store.journal().remove_segment(id).is_ok() {
-                judge.note(format_args!("node {node} removed segment {id}"));
-            }
+        if !segment.sealed || segment.id >= needed.segment() {
+            continue;
+        }
+        let id = segment.id;
+        if live.contains(&id) {
+            kept.push(id);
+        } else if store.journal().remove_segment(id).is_ok() {
+            judge.note(format_args!("node {node} removed segment {id}"));
+        }
+    }
+    for state in groups {
+        if !kept.is_empty() && !state.relocate(&kept) {
+            return;
         }
     }
 }

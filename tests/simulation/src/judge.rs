@@ -23,6 +23,7 @@ use leveret_queue::{Applied, EntryBuf, PartOutcome, QueueId, Seq, SessionId};
 use openraft::rt::{AsyncRuntime, Instant as _};
 use parking_lot::Mutex;
 
+use crate::deliveries::Given;
 use crate::runtime::NodeRuntime;
 
 type Instant = <NodeRuntime as AsyncRuntime>::Instant;
@@ -46,6 +47,9 @@ struct History {
     applied: BTreeMap<u64, (Term, u64)>,
     digests: BTreeMap<u64, u64>,
     model: Model,
+    given: Given,
+    /// Queues that lose nothing that no client asked to go.
+    unlimited: BTreeSet<QueueId>,
 }
 
 /// What the queues of a group hold, by its log alone.
@@ -59,6 +63,10 @@ struct Model {
     places: BTreeMap<(QueueId, Seq), u64>,
     last: BTreeMap<(SessionId, QueueId), u64>,
     confirmed: BTreeSet<u64>,
+    /// What went with the last entry.
+    gone: Vec<(QueueId, u64)>,
+    /// The last number of each session.
+    numbers: BTreeMap<SessionId, u64>,
 }
 
 struct Inner {
@@ -323,7 +331,15 @@ impl Judge {
         } else if known_state != state {
             Some(format!("the replica of node {node} differs at {index}"))
         } else if is_new {
-            history.model.apply(applied, sent).err()
+            let result = history.model.apply(applied, sent);
+            let gone = std::mem::take(&mut history.model.gone);
+            let mut unasked = gone.into_iter().filter(|(queue, id)| {
+                history.unlimited.contains(queue) && !history.given.was_asked(*id)
+            });
+            let unasked = unasked.next().map(|(queue, id)| {
+                format!("message {id} went from queue {queue}, and nobody had asked for it")
+            });
+            result.err().or(unasked)
         } else {
             None
         };
@@ -333,6 +349,42 @@ impl Judge {
     }
 
     // ------------------------------------------------------------------ messages
+
+    /// What clients of a group got.
+    pub(crate) fn given<T>(
+        &self,
+        group: GroupId,
+        f: impl FnOnce(&mut Given) -> Result<T, String>,
+    ) -> Option<T> {
+        self.with(group, |history| f(&mut history.given))
+    }
+
+    /// From these queues goes nothing that no client asked to go.
+    pub fn unlimited(&self, group: GroupId, queues: impl IntoIterator<Item = QueueId>) {
+        self.with(group, |history| {
+            history.unlimited.extend(queues);
+            Ok(())
+        });
+    }
+
+    /// The groups of which anything was seen.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.inner.lock().groups.keys().copied().collect()
+    }
+
+    /// Whether the log has a settle of a message.
+    pub fn is_settled(&self, group: GroupId, id: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let history = inner.groups.entry(group).or_default();
+        history.model.settled.contains(&id)
+    }
+
+    /// Deliveries to clients, and how many of them were marked as redelivered.
+    pub fn deliveries(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        let counts = inner.groups.values().map(|h| h.given.counts());
+        counts.fold((0, 0), |sum, (all, again)| (sum.0 + all, sum.1 + again))
+    }
 
     /// The id of a message that a session is about to send.
     pub fn new_message(&self, session: SessionId) -> u64 {
@@ -402,8 +454,7 @@ impl Judge {
 
     /// At the end: what was confirmed lives, or was settled.
     pub fn nothing_is_lost(&self) {
-        let groups: Vec<GroupId> = self.inner.lock().groups.keys().copied().collect();
-        for group in groups {
+        for group in self.groups() {
             self.with(group, |history| {
                 let model = &history.model;
                 let live: BTreeSet<u64> = model.live.values().copied().collect();
@@ -421,6 +472,20 @@ impl Judge {
 impl Model {
     fn apply(&mut self, applied: &Applied, sent: &BTreeMap<u64, SessionId>) -> Result<(), String> {
         for (part, outcome) in &applied.parts {
+            if let Part::Entry {
+                session, number, ..
+            } = part
+                && *session != SessionId::LEADER
+            {
+                let last = self.numbers.entry(*session).or_default();
+                let is_next = *number == *last + 1;
+                if is_next != (*outcome == PartOutcome::Applied) {
+                    return Err(format!(
+                        "number {number} of {session:?} is {outcome:?}, and its last one was {last}"
+                    ));
+                }
+                *last += u64::from(is_next);
+            }
             match part {
                 Part::Entry { session, entry, .. } if *outcome == PartOutcome::Applied => {
                     self.entry(*session, entry, sent)?;
@@ -485,6 +550,7 @@ impl Model {
                         for seq in range.first..range.first + u64::from(range.count) {
                             let gone = self.live.remove(&(*queue, seq));
                             self.settled.extend(gone);
+                            self.gone.extend(gone.map(|id| (*queue, id)));
                         }
                     }
                 }

@@ -5,30 +5,27 @@
 //! more, and begins anew, in the same term if that goes on, once nothing of it is under way.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use leveret_cluster::raft::group::{RaftGroup, Role};
+use leveret_cluster::raft::group::Role;
 use leveret_cluster::raft::snapshot::{SnapshotSink, SnapshotSource};
 use leveret_cluster::raft::state_machine::{Committed, Machine};
 use leveret_cluster::raft::types::{Payload, Term};
 use leveret_cluster::{GroupId, LogStore};
 use leveret_queue::entry::Part;
 use leveret_queue::{
-    BatchBuilder, Effects, EntryBuilder, Location, QueueId, Replica, SessionId, Settings,
+    BatchBuilder, Effects, EntryBuilder, Location, QueueId, Replica, SessionId, Settings, Store,
 };
 use parking_lot::Mutex;
 
+use crate::hosted::{Group, Hosted};
 use crate::judge::Judge;
-use crate::runtime::NodeRuntime;
 use crate::snapshot;
 use crate::store::Bodies;
-
-/// Raft of a group.
-pub type Group = RaftGroup<NodeRuntime, Queues>;
 
 /// Proposals under way.
 const PROPOSALS_MAX: usize = 4;
@@ -125,29 +122,9 @@ impl GroupState {
         })
     }
 
-    /// Its number.
-    pub fn group(&self) -> GroupId {
-        self.group
-    }
-
-    /// Its Raft runs.
-    pub fn begin(&self, raft: Arc<Group>) {
-        let _ = self.raft.set(raft);
-    }
-
-    /// Its Raft.
-    pub fn raft(&self) -> Option<&Arc<Group>> {
-        self.raft.get()
-    }
-
     /// Where its messages are.
     pub fn bodies(&self) -> &Bodies {
         &self.bodies
-    }
-
-    /// The replica as it is.
-    pub fn replica(&self) -> Replica {
-        self.inner.lock().replica.clone()
     }
 
     /// Takes another replica's place.
@@ -160,11 +137,6 @@ impl GroupState {
     fn now_ms(&self) -> u64 {
         let now = self.judge.now_ms() as i64 + (1 << 40);
         (now + self.clock_ms.load(Ordering::Relaxed)) as u64
-    }
-
-    /// The term in which this node leads the group.
-    pub fn leads(&self) -> Option<Term> {
-        self.inner.lock().lead.as_ref().map(|lead| lead.term)
     }
 
     /// Looks at what Raft says: begins to lead, or ends; whatever is due is done.
@@ -360,9 +332,34 @@ impl GroupState {
             (self.tell)(session, lead.term, inner.replica.last_number(session));
         }
     }
+}
 
-    /// Segments that live messages are in.
-    pub fn live_segments(&self, out: &mut std::collections::BTreeSet<u32>) {
+impl Hosted for GroupState {
+    fn group(&self) -> GroupId {
+        self.group
+    }
+
+    fn begin(&self, raft: Arc<Group>) {
+        let _ = self.raft.set(raft);
+    }
+
+    fn raft(&self) -> Option<&Arc<Group>> {
+        self.raft.get()
+    }
+
+    fn replica(&self) -> Replica {
+        self.inner.lock().replica.clone()
+    }
+
+    fn leads(&self) -> Option<Term> {
+        self.inner.lock().lead.as_ref().map(|lead| lead.term)
+    }
+
+    fn store(&self) -> &dyn Store {
+        &self.bodies
+    }
+
+    fn live_segments(&self, out: &mut BTreeSet<u32>) {
         let inner = self.inner.lock();
         for (_, queue) in inner.replica.queues() {
             let runs = queue.levels.iter().flat_map(|level| level.runs());
@@ -372,9 +369,9 @@ impl GroupState {
 }
 
 /// The state machine of a group.
-pub struct Queues(pub Arc<GroupState>);
+pub struct Modelled(pub Arc<GroupState>);
 
-impl Machine for Queues {
+impl Machine for Modelled {
     fn apply(&mut self, entries: &mut dyn Iterator<Item = Committed>) {
         for entry in entries {
             self.0.apply(&entry);

@@ -6,12 +6,17 @@
 //!
 //! - [`runtime`]: tasks of processes that can be stopped and killed; [`random`]: the seed's numbers.
 //! - [`network`]: packets and connections; [`node`]: a node's disk and its lives.
-//! - [`leader`], [`store`], [`snapshot`], [`session`]: what runs on the groups, by docs/cluster.md, section 5.
+//! - [`leader`], [`store`], [`snapshot`], [`session`]: level one, a model of what runs on the groups, by docs/cluster.md, section 5, without consumers.
+//! - [`broker`]: level two, the broker's own leaders and sessions, with clients; [`deliveries`]: what must hold of what these get.
+//! - [`hosted`]: what a run does with either.
 //! - [`judge`]: what must hold, after every step; [`faults`]: what is done to the nodes.
 
 #![forbid(unsafe_code)]
 
+pub mod broker;
+pub mod deliveries;
 pub mod faults;
+pub mod hosted;
 pub mod judge;
 pub mod leader;
 pub mod network;

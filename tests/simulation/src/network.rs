@@ -18,6 +18,7 @@ use leveret_cluster::raft::group::{BoxFuture, Inbound};
 use leveret_cluster::raft::rpc;
 use leveret_cluster::raft::snapshot::{SnapshotHandle, SnapshotSink};
 use leveret_cluster::raft::types::{CommittedLeaderId, MemberId, Types, Vote, node_of};
+use leveret_queue::SessionId;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
@@ -76,6 +77,10 @@ impl Weather {
     };
 }
 
+/// Takes what comes over a connection that a process has dialled, until it ends.
+pub type Accept =
+    Arc<dyn Fn(SessionId, mpsc::UnboundedReceiver<Bytes>) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// Where frames for a node go.
 pub type Take = Arc<dyn Fn(u64, Bytes) + Send + Sync>;
 
@@ -83,6 +88,7 @@ struct Endpoint {
     process: Arc<Process>,
     groups: BTreeMap<GroupId, Group>,
     take: Option<Take>,
+    accept: Option<Accept>,
     /// Snapshots that it is being sent.
     transfers: BTreeMap<u64, Box<dyn SnapshotSink>>,
 }
@@ -136,6 +142,7 @@ impl Net {
             process: Arc::clone(process),
             groups: BTreeMap::new(),
             take: None,
+            accept: None,
             transfers: BTreeMap::new(),
         };
         self.state.lock().endpoints.insert(node, endpoint);
@@ -160,6 +167,29 @@ impl Net {
         if let Some(endpoint) = self.state.lock().endpoints.get_mut(&node) {
             endpoint.take = Some(take);
         }
+    }
+
+    /// The node takes connections.
+    pub fn set_accept(&self, node: u64, accept: Accept) {
+        if let Some(endpoint) = self.state.lock().endpoints.get_mut(&node) {
+            endpoint.accept = Some(accept);
+        }
+    }
+
+    /// A connection of a process to another node; `None`: it cannot be reached now.
+    pub fn dial(&self, from: SessionId, to: u64) -> Option<Lane> {
+        let ways = [(from.node, to), (to, from.node)];
+        if ways.iter().any(|(a, b)| self.weather(*a, *b).cut) {
+            return None;
+        }
+        let (process, accept) = {
+            let state = self.state.lock();
+            let endpoint = state.endpoints.get(&to)?;
+            (Arc::clone(&endpoint.process), endpoint.accept.clone()?)
+        };
+        let (lane, arrived) = self.connection(from.node, to);
+        drop(process.spawn(accept(from, arrived)));
+        Some(lane)
     }
 
     /// Nodes that are there.
@@ -256,12 +286,20 @@ impl Net {
         let (forward, arrived) = mpsc::unbounded_channel();
         let net = self.clone();
         in_flight(async move {
-            while let Some((at, bytes)) = sent.recv().await {
+            loop {
+                let next = NodeRuntime::select2(sent.recv(), forward.closed()).await;
+                let Select2::First(Some((at, bytes))) = next else {
+                    break;
+                };
                 NodeRuntime::sleep_until(at).await;
                 if !net.passes(from, to).await || forward.send(bytes).is_err() {
-                    return;
+                    break;
                 }
             }
+            drop(forward);
+            // Whoever sends hears of the end over the way back.
+            let _ = net.passes(to, from).await;
+            NodeRuntime::sleep(net.delay(to, from)).await;
         });
         let lane = Lane {
             net: self.clone(),
@@ -287,7 +325,7 @@ impl Drop for Transfer {
 }
 
 /// One direction of a connection.
-struct Lane {
+pub struct Lane {
     net: Net,
     way: (u64, u64),
     last: Instant,
@@ -295,8 +333,13 @@ struct Lane {
 }
 
 impl Lane {
+    /// Whether it has ended, as far as the sender knows.
+    pub fn is_broken(&self) -> bool {
+        self.sender.as_ref().is_none_or(|sender| sender.is_closed())
+    }
+
     /// `false`: the connection is broken. What was sent before may still arrive.
-    fn send(&mut self, bytes: Bytes) -> bool {
+    pub fn send(&mut self, bytes: Bytes) -> bool {
         let (from, to) = self.way;
         if self.net.draw(self.net.weather(from, to).breaks) {
             self.sender = None;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use leveret::mirror::QueueMachine;
 use leveret_cluster::raft::group::{GroupConfig, Inbound, RaftGroup, Role};
 use leveret_cluster::raft::types::{MemberId, member_id};
 use leveret_cluster::{GroupId, LogStore, LogStoreConfig, Mode, Recovered, Replica};
@@ -15,8 +16,12 @@ use leveret_storage::{Journal, Record, ReplayError};
 use openraft::rt::AsyncRuntime;
 use parking_lot::Mutex;
 
+use crate::broker::client::Phase;
+use crate::broker::host::{Host, Making};
+use crate::broker::machine::Watched;
+use crate::hosted::{Client, Group, Hosted, Queues};
 use crate::judge::{Judge, SeenLog};
-use crate::leader::{Group, GroupState, Queues, queues};
+use crate::leader::{GroupState, Modelled, Tell, queues};
 use crate::network::{Net, Take};
 use crate::random::Random;
 use crate::runtime::{NodeRuntime, Process};
@@ -29,9 +34,20 @@ const SYNC_MS: u64 = 50;
 /// How often a node looks at what there is to do.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// What runs on the groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A model of leaders and sessions.
+    Model,
+    /// The broker's own, with consumers.
+    Broker,
+}
+
 /// What all nodes of a run have in common.
 #[derive(Clone, Debug)]
 pub struct Common {
+    /// What runs on the groups.
+    pub level: Level,
     /// The groups.
     pub groups: Vec<GroupId>,
     /// The founders.
@@ -76,9 +92,11 @@ pub struct Life {
     /// Its tasks.
     pub process: Arc<Process>,
     /// Its groups, once they run.
-    pub groups: Arc<Mutex<Vec<Arc<GroupState>>>>,
-    /// Its sessions.
-    pub sessions: Arc<Mutex<Vec<Arc<Session>>>>,
+    pub groups: Arc<Mutex<Vec<Arc<dyn Hosted>>>>,
+    /// Its clients.
+    pub clients: Arc<Mutex<Vec<Arc<dyn Client>>>>,
+    /// What it has besides at the broker's level.
+    pub host: Arc<Mutex<Option<Arc<Host>>>>,
     /// The journal failed: the process has to end.
     pub failed: Arc<AtomicBool>,
     journal: Arc<Mutex<Weak<Journal>>>,
@@ -131,7 +149,7 @@ impl Node {
         common: &Arc<Common>,
         net: &Net,
         judge: &Arc<Judge>,
-        quiet: &Arc<AtomicBool>,
+        phase: &Arc<Mutex<Phase>>,
         random: &mut Random,
     ) {
         self.lives += 1;
@@ -139,7 +157,8 @@ impl Node {
         let life = Life {
             process: Arc::default(),
             groups: Arc::default(),
-            sessions: Arc::default(),
+            clients: Arc::default(),
+            host: Arc::default(),
             failed: Arc::default(),
             journal: Arc::default(),
         };
@@ -153,10 +172,11 @@ impl Node {
             common: Arc::clone(common),
             net: net.clone(),
             judge: Arc::clone(judge),
-            quiet: Arc::clone(quiet),
+            phase: Arc::clone(phase),
             process: Arc::clone(&life.process),
             groups: Arc::clone(&life.groups),
-            sessions: Arc::clone(&life.sessions),
+            clients: Arc::clone(&life.clients),
+            host: Arc::clone(&life.host),
             failed: Arc::clone(&life.failed),
             journal: Arc::clone(&life.journal),
         };
@@ -218,10 +238,11 @@ struct Start {
     common: Arc<Common>,
     net: Net,
     judge: Arc<Judge>,
-    quiet: Arc<AtomicBool>,
+    phase: Arc<Mutex<Phase>>,
     process: Arc<Process>,
-    groups: Arc<Mutex<Vec<Arc<GroupState>>>>,
-    sessions: Arc<Mutex<Vec<Arc<Session>>>>,
+    groups: Arc<Mutex<Vec<Arc<dyn Hosted>>>>,
+    clients: Arc<Mutex<Vec<Arc<dyn Client>>>>,
+    host: Arc<Mutex<Option<Arc<Host>>>>,
     failed: Arc<AtomicBool>,
     journal: Arc<Mutex<Weak<Journal>>>,
 }
@@ -255,7 +276,7 @@ impl Start {
 
     async fn run(self, mut random: Random) {
         let (id, judge) = (self.id, &self.judge);
-        let (store, mut recovered) = match self.open() {
+        let (store, recovered) = match self.open() {
             Ok(opened) => opened,
             Err(error) if is_the_disks(&error.to_string()) => return self.fails(),
             Err(error) => return judge.fail(format_args!("node {id} does not open: {error}")),
@@ -267,32 +288,113 @@ impl Start {
             weather,
             writer_random,
         )));
-        for group in &self.common.groups {
-            let Some(state) = self.start_group(*group, &store, &mut recovered).await else {
-                return;
-            };
-            let session = SessionId {
-                node: id,
-                incarnation: self.incarnation,
-            };
-            let session = Session::new(session, *group, &self.net, judge);
-            self.sessions.lock().push(session);
-            self.groups.lock().push(state);
+        match self.common.level {
+            Level::Model => self.model(&store, recovered, &mut random).await,
+            Level::Broker => self.broker(&store, recovered, &mut random).await,
         }
-        self.net.set_take(id, self.take());
-        self.watch();
-        self.work(&mut random).await;
     }
 
-    async fn start_group(
-        &self,
-        group: GroupId,
-        store: &Arc<LogStore>,
-        recovered: &mut Recovered,
-    ) -> Option<Arc<GroupState>> {
+    fn session(&self) -> SessionId {
+        SessionId {
+            node: self.id,
+            incarnation: self.incarnation,
+        }
+    }
+
+    async fn model(&self, store: &Arc<LogStore>, mut recovered: Recovered, random: &mut Random) {
         let (id, judge) = (self.id, &self.judge);
-        let (net, sessions) = (self.net.clone(), Arc::clone(&self.sessions));
-        let tell = Box::new(move |to: SessionId, term, number| {
+        let (mut states, sessions) = (Vec::new(), Arc::new(Mutex::new(Vec::new())));
+        for group in &self.common.groups {
+            let tell = self.tell(*group, &sessions);
+            let state = GroupState::new(*group, id, store, judge, &self.clock_ms, tell);
+            let machine = Queues(Box::new(Modelled(Arc::clone(&state))));
+            let hosted = Arc::clone(&state) as Arc<dyn Hosted>;
+            if !self
+                .start_group(hosted, machine, store, &mut recovered)
+                .await
+            {
+                return;
+            }
+            let session = Session::new(self.session(), *group, &self.net, judge);
+            self.clients.lock().push(session.clone());
+            sessions.lock().push(session);
+            states.push(state);
+        }
+        let sessions = sessions.lock().clone();
+        self.net.set_take(id, self.take(&states, &sessions));
+        self.watch();
+        self.work(&states, &sessions, random).await;
+    }
+
+    async fn broker(&self, store: &Arc<LogStore>, mut recovered: Recovered, random: &mut Random) {
+        let host = Host::new(Making {
+            id: self.session(),
+            nodes: self.common.nodes.clone(),
+            groups: self.common.groups.clone(),
+            judge: Arc::clone(&self.judge),
+            net: self.net.clone(),
+            clock_ms: self.clock_ms.load(Ordering::Relaxed),
+            store: Arc::clone(store),
+            failed: Arc::clone(&self.failed),
+            random: random.fork(),
+        });
+        for kept in host.groups() {
+            let clock = Arc::downgrade(&host);
+            let now_ms = Box::new(move || clock.upgrade().map_or(0, |host| host.now_ms()));
+            let machine = QueueMachine::new(Arc::clone(&kept.group), now_ms, 0);
+            let machine = Queues(Box::new(Watched::new(machine, kept, &self.judge)));
+            let hosted = Arc::clone(kept) as Arc<dyn Hosted>;
+            if !self
+                .start_group(hosted, machine, store, &mut recovered)
+                .await
+            {
+                return;
+            }
+        }
+        let Some(clients) = host.clients().cloned() else {
+            return;
+        };
+        self.clients.lock().push(clients.clone());
+        *self.host.lock() = Some(Arc::clone(&host));
+        let listener = Arc::clone(&host);
+        self.net.set_accept(
+            self.id,
+            Arc::new(move |from, mut arrived| {
+                let host = Arc::clone(&listener);
+                Box::pin(async move {
+                    let on = host.accepted();
+                    while let Some(frame) = arrived.recv().await {
+                        host.take(from, on, &frame);
+                    }
+                })
+            }),
+        );
+        let heard = Arc::clone(&host);
+        self.net.set_take(
+            self.id,
+            Arc::new(move |from, beat| {
+                if let Some(boot) = beat.first_chunk::<8>() {
+                    heard.heard(from, u64::from_le_bytes(*boot));
+                }
+            }),
+        );
+        self.watch();
+        loop {
+            NodeRuntime::sleep(LOOK).await;
+            if !host.look() {
+                return self.fails();
+            }
+            let phase = *self.phase.lock();
+            for kept in host.groups() {
+                clients.work(kept, random, phase, self.common.load);
+            }
+        }
+    }
+
+    /// What the leaders of a group of the model tell sessions.
+    fn tell(&self, group: GroupId, sessions: &Arc<Mutex<Vec<Arc<Session>>>>) -> Tell {
+        let (id, net, sessions) = (self.id, self.net.clone(), Arc::clone(sessions));
+        Box::new(move |to: SessionId, term, number| {
             if to.node != id {
                 let frame = Frame::Committed {
                     group,
@@ -306,8 +408,18 @@ impl Start {
             if let Some(session) = found {
                 session.committed(number);
             }
-        });
-        let state = GroupState::new(group, id, store, judge, &self.clock_ms, tell);
+        })
+    }
+
+    /// `false`: it did not start.
+    async fn start_group(
+        &self,
+        state: Arc<dyn Hosted>,
+        machine: Queues,
+        store: &Arc<LogStore>,
+        recovered: &mut Recovered,
+    ) -> bool {
+        let (id, judge, group) = (self.id, &self.judge, state.group());
         let member = member_id(id, 0);
         let mut config = GroupConfig::new(group, member);
         config.log_keep_bytes = self.common.log_keep_bytes;
@@ -317,18 +429,18 @@ impl Start {
             config,
             Arc::clone(store),
             found,
-            Queues(Arc::clone(&state)),
+            machine,
             self.net.factory(group, member),
         );
         let raft: Arc<Group> = match started.await {
             Ok(raft) => raft,
             Err(error) if is_the_disks(&error.to_string()) => {
                 self.fails();
-                return None;
+                return false;
             }
             Err(error) => {
                 judge.fail(format_args!("node {id} does not start: {error}"));
-                return None;
+                return false;
             }
         };
         state.begin(Arc::clone(&raft));
@@ -341,22 +453,17 @@ impl Start {
                 let _ = raft.initialize(members).await;
             }));
         }
-        Some(state)
+        self.groups.lock().push(state);
+        true
     }
 
     /// What comes from other nodes.
-    fn take(&self) -> Take {
-        let (groups, sessions) = (Arc::clone(&self.groups), Arc::clone(&self.sessions));
+    fn take(&self, groups: &[Arc<GroupState>], sessions: &[Arc<Session>]) -> Take {
+        let (groups, sessions) = (groups.to_vec(), sessions.to_vec());
         let (judge, id, incarnation) = (Arc::clone(&self.judge), self.id, self.incarnation);
         Arc::new(move |from, frame| {
-            let group_of = |group: GroupId| {
-                let groups = groups.lock();
-                groups.iter().find(|g| g.group() == group).cloned()
-            };
-            let session_of = |group: GroupId| {
-                let sessions = sessions.lock();
-                sessions.iter().find(|s| s.group() == group).cloned()
-            };
+            let group_of = |group: GroupId| groups.iter().find(|g| g.group() == group).cloned();
+            let session_of = |group: GroupId| sessions.iter().find(|s| s.group() == group).cloned();
             match Frame::decode(&frame) {
                 Some(Frame::Leads { group, term }) => {
                     if let Some(session) = session_of(group) {
@@ -429,8 +536,12 @@ impl Start {
     }
 
     /// Clients publish and consume; leaders are looked for.
-    async fn work(&self, random: &mut Random) {
-        let (groups, sessions) = (self.groups.lock().clone(), self.sessions.lock().clone());
+    async fn work(
+        &self,
+        groups: &[Arc<GroupState>],
+        sessions: &[Arc<Session>],
+        random: &mut Random,
+    ) {
         let (publish, consume) = self.common.load;
         let announced = AtomicU64::new(0);
         loop {
@@ -440,8 +551,8 @@ impl Start {
             if announces {
                 announced.store(now, Ordering::Relaxed);
             }
-            let quiet = self.quiet.load(Ordering::Relaxed);
-            for (state, session) in groups.iter().zip(&sessions) {
+            let quiet = *self.phase.lock() != Phase::Busy;
+            for (state, session) in groups.iter().zip(sessions) {
                 let stopped = state
                     .raft()
                     .is_some_and(|raft| raft.role() == Role::Stopped);

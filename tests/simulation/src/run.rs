@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -11,12 +10,14 @@ use leveret_cluster::{GroupId, MIRRORED_DURABLE, MIRRORED_TRANSIENT};
 use leveret_queue::{QueueId, Seq};
 use leveret_storage::disk::sim::SimDisk;
 use openraft::rt::AsyncRuntime;
+use parking_lot::Mutex;
 
+use crate::broker::client::Phase;
 use crate::faults::{Kind, Undo};
+use crate::hosted::Hosted;
 use crate::judge::{Judge, id_of};
-use crate::leader::GroupState;
 use crate::network::Net;
-use crate::node::{Common, Node};
+use crate::node::{Common, Level, Node};
 use crate::random::Random;
 use crate::runtime::NodeRuntime;
 use crate::snapshot;
@@ -39,7 +40,7 @@ pub struct World {
     /// What is to end when.
     pub undos: Vec<(u64, Undo)>,
     common: Arc<Common>,
-    quiet: Arc<AtomicBool>,
+    phase: Arc<Mutex<Phase>>,
 }
 
 /// What came of a run.
@@ -49,6 +50,8 @@ pub struct Report {
     pub trace: (u64, u64),
     /// Messages enqueued, confirmed, settled.
     pub messages: (usize, usize, usize),
+    /// Deliveries to clients, and how many of them were marked as redelivered.
+    pub deliveries: (u64, u64),
     /// Entries applied.
     pub entries: u64,
     /// Snapshots installed.
@@ -67,6 +70,8 @@ impl Report {
         self.messages.1 += confirmed;
         self.messages.2 += settled;
         self.trace.1 += other.trace.1;
+        self.deliveries.0 += other.deliveries.0;
+        self.deliveries.1 += other.deliveries.1;
         self.entries += other.entries;
         self.snapshots += other.snapshots;
         self.healed_ms += other.healed_ms;
@@ -79,6 +84,8 @@ impl Report {
 /// A run that showed something that must not be.
 #[derive(Clone, Debug)]
 pub struct Violation {
+    /// What ran.
+    pub level: Level,
     /// The seed.
     pub seed: u64,
     /// What.
@@ -95,8 +102,12 @@ impl fmt::Display for Violation {
         writeln!(f, "seed {}: {}", self.seed, self.what)?;
         write!(
             f,
-            "again: LEVERET_SIM_SEED={} cargo test --release -p leveret-simulation --test seeds seeds -- --nocapture",
-            self.seed
+            "again: LEVERET_SIM_SEED={} cargo test --release -p leveret-simulation --test seeds {} -- --nocapture",
+            self.seed,
+            match self.level {
+                Level::Model => "seeds_of_the_model",
+                Level::Broker => "seeds_of_the_broker",
+            }
         )
     }
 }
@@ -118,7 +129,7 @@ impl World {
     }
 
     /// A node's groups; none if it is down or has not come so far.
-    pub fn groups(&self, id: u64) -> Vec<Arc<GroupState>> {
+    pub fn groups(&self, id: u64) -> Vec<Arc<dyn Hosted>> {
         let life = self.node(id).life.as_ref();
         life.map(|life| life.groups.lock().clone())
             .unwrap_or_default()
@@ -127,10 +138,10 @@ impl World {
     /// Begins a node's process.
     pub fn start(&mut self, id: u64) {
         let (common, net) = (Arc::clone(&self.common), self.net.clone());
-        let (judge, quiet) = (Arc::clone(&self.judge), Arc::clone(&self.quiet));
+        let (judge, phase) = (Arc::clone(&self.judge), Arc::clone(&self.phase));
         let mut random = self.random.fork();
         self.node_mut(id)
-            .start(&common, &net, &judge, &quiet, &mut random);
+            .start(&common, &net, &judge, &phase, &mut random);
     }
 
     /// Ends a fault after so many milliseconds.
@@ -184,6 +195,43 @@ impl World {
         (0..self.common.groups.len()).all(led)
     }
 
+    /// Waits until nothing ails, at most until then.
+    async fn be_well(&mut self, until_ms: u64) {
+        while self.judge.failure().is_none() {
+            self.pass(20).await;
+            let Some(ails) = self.ails() else { return };
+            if self.judge.now_ms() > until_ms {
+                self.show();
+                self.judge
+                    .fail(format_args!("not well after {HEAL_MS} ms: {ails}"));
+            }
+        }
+    }
+
+    /// What is stuck: every queue with a consumer is to be empty, and all of them when clients consume from all.
+    fn stuck(&self) -> Option<String> {
+        if self.common.level == Level::Model {
+            return None;
+        }
+        let phase = *self.phase.lock();
+        let hosts = self.nodes.iter().filter_map(|node| {
+            let life = node.life.as_ref()?;
+            life.host.lock().clone()?.clients().cloned()
+        });
+        let clients: Vec<_> = hosts.collect();
+        for group in &self.common.groups {
+            for ((queue, seq), id) in self.judge.live(*group) {
+                let consumers: usize = clients.iter().map(|c| c.consumers(*group, queue)).sum();
+                if phase == Phase::Drain || consumers > 0 {
+                    return Some(format!(
+                        "message {id} ({queue}:{seq}) waits, and there are {consumers} consumers"
+                    ));
+                }
+            }
+        }
+        None
+    }
+
     /// What keeps the cluster from being well.
     fn ails(&self) -> Option<String> {
         for (at, group) in self.common.groups.iter().enumerate() {
@@ -218,12 +266,14 @@ impl World {
             }
         }
         for node in &self.nodes {
-            let sessions = node.life.as_ref().map(|life| life.sessions.lock().clone());
-            if !sessions.iter().flatten().all(|session| session.is_idle()) {
-                return Some(format!("node {} waits for commits", node.id));
+            let clients = node.life.as_ref().map(|life| life.clients.lock().clone());
+            if !clients.iter().flatten().all(|client| client.is_idle()) {
+                let host = node.life.as_ref().and_then(|life| life.host.lock().clone());
+                let waits = host.and_then(|host| host.clients()?.waits());
+                return Some(format!("node {} waits: {waits:?}", node.id));
             }
         }
-        None
+        self.stuck()
     }
 
     /// Every node can read what lives, and nothing else is there.
@@ -232,7 +282,7 @@ impl World {
             for state in self.groups(node.id) {
                 let (id, group) = (node.id, state.group());
                 let mut found: BTreeMap<(QueueId, Seq), u64> = BTreeMap::new();
-                match snapshot::messages(&state, &state.replica()) {
+                match snapshot::messages(state.store(), &state.replica()) {
                     Ok(messages) => {
                         for (queue, stored) in messages {
                             let message = id_of(stored.message.content().3).unwrap_or(0);
@@ -259,6 +309,7 @@ impl World {
 
 /// What a seed decides before anything happens.
 struct Plan {
+    level: Level,
     nodes: u64,
     groups: Vec<GroupId>,
     kinds: Vec<Kind>,
@@ -271,7 +322,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(random: &mut Random) -> Plan {
+    fn new(level: Level, random: &mut Random) -> Plan {
         // A group that does not wait for the disk stands no loss of power: its node would have to come back as another member.
         let transient = random.one_in(4);
         let groups = match (transient, random.one_in(2)) {
@@ -301,6 +352,7 @@ impl Plan {
             ),
         };
         Plan {
+            level,
             nodes: if random.one_in(6) { 5 } else { 3 },
             groups,
             kinds,
@@ -317,10 +369,10 @@ impl Plan {
 ///
 /// # Errors
 /// Something was seen that must not be.
-pub fn run(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
+pub fn run(level: Level, seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     name_seed_in_panics(seed);
     let mut runtime = NodeRuntime::with_seed(seed);
-    runtime.block_on(simulate(seed, loud))
+    runtime.block_on(simulate(level, seed, loud))
 }
 
 thread_local! {
@@ -345,9 +397,9 @@ fn name_seed_in_panics(seed: u64) {
     });
 }
 
-async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
+async fn simulate(level: Level, seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     let mut random = Random::new(seed);
-    let plan = Plan::new(&mut random);
+    let plan = Plan::new(level, &mut random);
     let judge = Arc::new(Judge::new(loud));
     let net = Net::new(random.fork(), Arc::clone(&judge));
     let mut world = World {
@@ -357,12 +409,13 @@ async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
         random,
         undos: Vec::new(),
         common: Arc::new(Common {
+            level: plan.level,
             groups: plan.groups,
             nodes: (1..=plan.nodes).collect(),
             load: plan.load,
             log_keep_bytes: plan.log_keep_bytes,
         }),
-        quiet: Arc::default(),
+        phase: Arc::new(Mutex::new(Phase::Busy)),
     };
     judge.note(format_args!(
         "{} nodes, groups {:?}, {:?} for {} ms, one each {} ms",
@@ -373,7 +426,8 @@ async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     }
     let mut faults: BTreeMap<Kind, u64> = BTreeMap::new();
     // Faults from the start on, in some runs.
-    while plan.led_first && judge.now_ms() < HEAL_MS && !world.is_led() {
+    while plan.led_first && judge.failure().is_none() && judge.now_ms() < HEAL_MS && !world.is_led()
+    {
         world.pass(100).await;
     }
     let until = judge.now_ms() + plan.lasts_ms;
@@ -389,17 +443,11 @@ async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     let healing = judge.now_ms();
     // Clients go on for a moment, and are served.
     world.pass(300).await;
-    world.quiet.store(true, Ordering::Relaxed);
-    loop {
-        world.pass(20).await;
-        let Some(ails) = world.ails() else { break };
-        if judge.now_ms() > healing + HEAL_MS {
-            world.show();
-            judge.fail(format_args!("not well after {HEAL_MS} ms: {ails}"));
-        }
-        if judge.failure().is_some() {
-            break;
-        }
+    *world.phase.lock() = Phase::Quiet;
+    world.be_well(healing + HEAL_MS).await;
+    if plan.level == Level::Broker {
+        *world.phase.lock() = Phase::Drain;
+        world.be_well(judge.now_ms() + HEAL_MS).await;
     }
     let healed_ms = judge.now_ms() - healing;
     if judge.failure().is_none() {
@@ -408,6 +456,7 @@ async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     }
     if let Some(what) = judge.failure() {
         return Err(Box::new(Violation {
+            level,
             seed,
             what,
             recent: judge.recent(),
@@ -417,6 +466,7 @@ async fn simulate(seed: u64, loud: bool) -> Result<Report, Box<Violation>> {
     Ok(Report {
         trace: judge.trace(),
         messages: judge.counts(),
+        deliveries: judge.deliveries(),
         entries: groups.iter().map(|group| judge.last_applied(*group)).sum(),
         snapshots: world.net.snapshots(),
         healed_ms,

@@ -12,6 +12,7 @@ use leveret_cluster::raft::types::Term;
 use leveret_queue::{EntryBuilder, NewMessage, SessionId};
 use parking_lot::Mutex;
 
+use crate::hosted::Client;
 use crate::judge::{Judge, body_of};
 use crate::leader::queues;
 use crate::network::Net;
@@ -133,6 +134,12 @@ pub struct Session {
     inner: Mutex<Inner>,
 }
 
+impl Client for Session {
+    fn is_idle(&self) -> bool {
+        self.inner.lock().uncommitted.is_empty()
+    }
+}
+
 impl Session {
     /// Without a leader.
     pub fn new(id: SessionId, group: GroupId, net: &Net, judge: &Arc<Judge>) -> Arc<Session> {
@@ -158,11 +165,6 @@ impl Session {
     /// Whether it is this one.
     pub fn is(&self, id: SessionId, group: GroupId) -> bool {
         self.id == id && self.group == group
-    }
-
-    /// Whether everything is committed.
-    pub fn is_idle(&self) -> bool {
-        self.inner.lock().uncommitted.is_empty()
     }
 
     fn send(&self, to: (u64, Term), batch: &Batch) {

@@ -10,6 +10,7 @@ use leveret_queue::entry::EntryReader;
 use leveret_queue::{EntryBuf, EntryBuilder, Location, QueueId, Replica, Seq, Store, Stored};
 use leveret_storage::RecordKind;
 
+use crate::hosted::Hosted;
 use crate::leader::GroupState;
 
 /// Messages of a chunk.
@@ -32,14 +33,13 @@ pub fn source(group: &Arc<GroupState>) -> Arc<dyn SnapshotSource> {
 ///
 /// # Errors
 /// One of them cannot be read.
-pub fn messages(group: &GroupState, replica: &Replica) -> Result<Vec<(QueueId, Stored)>, String> {
+pub fn messages(store: &dyn Store, replica: &Replica) -> Result<Vec<(QueueId, Stored)>, String> {
     let mut all = Vec::new();
     for (queue, state) in replica.queues() {
         for run in state.levels.iter().flat_map(|level| level.runs()) {
             let mut read = Vec::new();
             let (count, at) = (run.count, run.location);
-            let bodies = group.bodies();
-            bodies
+            store
                 .read(queue, run.first, count, at, count as usize, &mut read)
                 .map_err(|error| error.0)?;
             let numbers = read.iter().map(|stored| stored.seq);
@@ -57,7 +57,7 @@ pub fn messages(group: &GroupState, replica: &Replica) -> Result<Vec<(QueueId, S
 
 impl SnapshotSource for Source {
     fn open(&self, _have: &[u8]) -> io::Result<Box<dyn SnapshotChunks>> {
-        let messages = messages(&self.group, &self.replica).map_err(io::Error::other)?;
+        let messages = messages(self.group.store(), &self.replica).map_err(io::Error::other)?;
         Ok(Box::new(Chunks {
             state: Some(Bytes::from(self.replica.encode())),
             messages: messages.into_iter(),

@@ -23,12 +23,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use leveret_simulation::node::Level;
 use leveret_simulation::run::{Report, Violation, run};
 
 /// Seeds of the default test at most.
 const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 4000 };
 /// The default test begins no further seed after so long.
-const LASTS: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_secs(45);
+/// Each level has all cores to itself.
+static ONE: Mutex<()> = Mutex::new(());
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -39,8 +42,8 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
-fn checked(seed: u64) -> Report {
-    match run(seed, false) {
+fn checked(level: Level, seed: u64) -> Report {
+    match run(level, seed, false) {
         Ok(report) => report,
         Err(violation) => panic!("{violation}"),
     }
@@ -56,7 +59,7 @@ struct Sum {
 }
 
 /// A thread for each core; each takes the next seed.
-fn all(first: u64, count: u64, lasts: Option<Duration>) -> Sum {
+fn all(level: Level, first: u64, count: u64, lasts: Option<Duration>) -> Sum {
     let (start, next) = (Instant::now(), AtomicU64::new(first));
     let (sum, over) = (Mutex::new(Sum::default()), AtomicBool::new(false));
     let work = || {
@@ -65,7 +68,7 @@ fn all(first: u64, count: u64, lasts: Option<Duration>) -> Sum {
             if seed - first >= count {
                 return;
             }
-            let result = run(seed, false);
+            let result = run(level, seed, false);
             let mut sum = sum.lock().expect("no thread panics with it");
             match result {
                 Ok(report) => {
@@ -89,10 +92,10 @@ fn all(first: u64, count: u64, lasts: Option<Duration>) -> Sum {
     sum.into_inner().expect("no thread panics with it")
 }
 
-#[test]
-fn seeds() {
+fn seeds(level: Level) {
+    let _one = ONE.lock();
     if let Some(seed) = number("LEVERET_SIM_SEED") {
-        match run(seed, true) {
+        match run(level, seed, true) {
             Ok(report) => println!("{report:#?}"),
             Err(violation) => panic!("{violation}"),
         }
@@ -102,13 +105,13 @@ fn seeds() {
     let first = number("LEVERET_SIM_FIRST").unwrap_or(1);
     let start = Instant::now();
     let lasts = asked.is_none().then_some(LASTS);
-    let sum = all(first, asked.unwrap_or(SEEDS), lasts);
+    let sum = all(level, first, asked.unwrap_or(SEEDS), lasts);
     if let Some(violation) = sum.violation {
         panic!("{violation}");
     }
     let (done, slowest) = (sum.done, sum.slowest_ms);
     println!(
-        "{done} seeds in {:?}, healed within {slowest} ms: {:#?}",
+        "{done} seeds ({level:?}) in {:?}, healed within {slowest} ms: {:#?}",
         start.elapsed(),
         sum.report
     );
@@ -116,11 +119,24 @@ fn seeds() {
     assert!(sum.report.messages.1 > 0 && sum.report.entries > 0);
 }
 
+#[test]
+fn seeds_of_the_model() {
+    seeds(Level::Model);
+}
+
+#[test]
+fn seeds_of_the_broker() {
+    seeds(Level::Broker);
+}
+
 /// Also on another thread, beside others.
 #[test]
 fn the_same_seed_is_the_same_run() {
     let count = if cfg!(debug_assertions) { 1 } else { 3 };
-    let runs = || (1..=count).map(checked).collect::<Vec<_>>();
+    let runs = || {
+        let both = |seed| [Level::Model, Level::Broker].map(|level| checked(level, seed));
+        (1..=count).map(both).collect::<Vec<_>>()
+    };
     let (one, other) = thread::scope(|scope| {
         let other = scope.spawn(runs);
         (runs(), other.join().expect("it ends"))
