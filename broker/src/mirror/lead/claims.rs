@@ -43,12 +43,15 @@ impl MirrorGroup {
         up: Up,
         now_ms: u64,
     ) -> bool {
+        if leading.is_over(session) {
+            // Sent before its process ended: what was applied of it is not known here any more.
+            return true;
+        }
         let is_claim = matches!(up, Up::Claim { .. });
         if is_claim {
             // Its link broke and came back; what it said before it says again.
             let holds = leading.holds(session);
             self.release_all(leading, session, now_ms);
-            leading.deferred.retain(|(who, _)| *who != session);
             if holds {
                 tracing::info!(group = self.id, ?session, "claims again; beginning anew");
                 return false;

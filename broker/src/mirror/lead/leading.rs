@@ -61,6 +61,8 @@ pub(super) struct Leading {
     /// Nodes whose claims are awaited, until then.
     pub(super) awaited: FxHashSet<u64>,
     pub(super) until_ms: u64,
+    /// The present life of each node, as far as it is known here.
+    pub(super) lives: FxHashMap<u64, u64>,
     /// What came before the machine was allowed to deliver.
     pub(super) deferred: Vec<(SessionId, Up)>,
 }
@@ -95,6 +97,18 @@ impl Leading {
         self.due_ms = u64::MAX;
         let batch = std::mem::take(&mut self.batch);
         Done::Propose(self.reign.term, batch.finish(Some(Arc::clone(gauge))))
+    }
+
+    /// A life of a node has begun.
+    pub(super) fn begins(&mut self, life: SessionId) {
+        let known = self.lives.entry(life.node).or_default();
+        *known = life.incarnation.max(*known);
+    }
+
+    /// Whether another life of its node has begun since.
+    pub(super) fn is_over(&self, session: SessionId) -> bool {
+        let known = self.lives.get(&session.node);
+        known.is_some_and(|known| session.incarnation < *known)
     }
 
     /// Whether a request of a session has to wait for what the session has published before: until the number that is answered is applied.

@@ -119,6 +119,7 @@ impl MirrorGroup {
             });
             forget_before(&state.replica, &mut leading.batch, life);
             leading.hold(now_ms);
+            leading.begins(life);
         }
         self.finish(guard, now_ms);
     }
@@ -160,6 +161,8 @@ impl MirrorGroup {
     }
 
     pub(super) fn release_all(&self, leading: &mut Leading, session: SessionId, now_ms: u64) {
+        // Nobody is there for the answers, and what a consumer got would be held by nobody.
+        leading.deferred.retain(|(who, _)| *who != session);
         let Some(peer) = leading.peers.remove(&session) else {
             return;
         };

@@ -119,8 +119,8 @@ impl MirrorGroup {
                 batch.remove(queue);
             }
         }
-        for life in lives {
-            forget_before(&state.replica, &mut batch, life);
+        for life in &lives {
+            forget_before(&state.replica, &mut batch, *life);
         }
         self.out.lock().clear();
         self.waits.store(false, Ordering::Release);
@@ -141,6 +141,7 @@ impl MirrorGroup {
             proven: false,
             awaited: nodes.into_iter().collect(),
             until_ms: u64::MAX,
+            lives: lives.iter().map(|l| (l.node, l.incarnation)).collect(),
             deferred: Vec::new(),
         }));
         self.finish(guard, now_ms);
