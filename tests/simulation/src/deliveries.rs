@@ -6,7 +6,8 @@
 //! - A settle that was safe and is committed is in the log, and the message never comes again.
 //! - Nothing goes that no client asked to go, from queues without limits and expiry.
 //!
-//! A delivery of a leader that another has followed since may still arrive: what is held by it is not safe from the beginning.
+//! A delivery that left before its receiver forfeited, or of a leader that another has followed since, may still arrive: what is held by it
+//! is not safe from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,6 +61,9 @@ struct Holding {
 #[derive(Default)]
 pub(crate) struct Given {
     newest: Reign,
+    /// How often each node has forfeited, and how often when a message left for a process.
+    forfeits: BTreeMap<u64, u64>,
+    left: BTreeMap<(u64, SessionId), u64>,
     /// Delivered without the mark.
     unmarked: BTreeMap<u64, Holder>,
     held: BTreeMap<u64, Holding>,
@@ -96,7 +100,8 @@ impl Given {
             is_held,
             ..
         } = *arrival;
-        let stale = from < self.newest;
+        let forfeits = self.forfeits.get(&who.session.node);
+        let stale = from < self.newest || self.left.get(&(id, who.session)) != forfeits;
         self.arrived += 1;
         self.again += u64::from(redelivered);
         if !redelivered && let Some(before) = self.unmarked.insert(id, who) {
@@ -154,9 +159,22 @@ impl Judge {
     pub fn forfeit(&self, group: GroupId, node: u64) {
         self.note(format_args!("group {group}: node {node} forfeits"));
         self.given(group, |given| {
+            *given.forfeits.entry(node).or_default() += 1;
             for holding in given.held.values_mut().chain(given.settling.values_mut()) {
                 holding.safe &= holding.who.session.node != node;
             }
+            Ok(())
+        });
+    }
+
+    /// A leader gives a message to a process.
+    pub fn leaves(&self, group: GroupId, to: SessionId, body: &[u8]) {
+        let Some(id) = id_of(body) else { return };
+        self.given(group, |given| {
+            match given.forfeits.get(&to.node).copied() {
+                Some(forfeits) => given.left.insert((id, to), forfeits),
+                None => given.left.remove(&(id, to)),
+            };
             Ok(())
         });
     }

@@ -195,6 +195,14 @@ impl World {
         (0..self.common.groups.len()).all(led)
     }
 
+    /// Ends all processes: what they hold of each other would outlive the run.
+    async fn end_all(&mut self) {
+        let (net, judge) = (self.net.clone(), Arc::clone(&self.judge));
+        for node in &mut self.nodes {
+            node.kill(&net, &judge, None).await;
+        }
+    }
+
     /// Waits until nothing ails, at most until then.
     async fn be_well(&mut self, until_ms: u64) {
         while self.judge.failure().is_none() {
@@ -454,6 +462,7 @@ async fn simulate(level: Level, seed: u64, loud: bool) -> Result<Report, Box<Vio
         judge.nothing_is_lost();
         world.everything_is_readable();
     }
+    world.end_all().await;
     if let Some(what) = judge.failure() {
         return Err(Box::new(Violation {
             level,

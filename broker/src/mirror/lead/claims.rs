@@ -80,9 +80,12 @@ impl MirrorGroup {
             }
         }
         self.handle(leading, replica, session, up, now_ms);
-        // What it has settled must not be given to others: its batches are awaited too.
-        let complete = leading.peers.get(&session);
-        if complete.is_some_and(|peer| peer.received >= peer.last) {
+        // What it has settled must not be given to anybody: its batches are awaited too.
+        let complete = leading.peers.get_mut(&session);
+        if let Some(peer) = complete.filter(|peer| peer.received >= peer.last) {
+            if let Some(claims) = peer.claims.take() {
+                self.claim(leading, session, claims, now_ms);
+            }
             self.await_no_more(leading, replica, session.node, now_ms);
         }
         true

@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::link::{Attached, Outgoing, PeerLink, granted};
 use super::{Done, Reign, SETTLES_HELD_BYTES, SETTLES_HELD_MS};
-use crate::mirror::message::{Attach, ConsumerKey, SessionId, SettleSeqs, Up};
+use crate::mirror::message::{Attach, Claim, ConsumerKey, SessionId, SettleSeqs, Up};
 use crate::node::BodyStore;
 
 /// A session, as the leader knows it.
@@ -25,6 +25,8 @@ pub(super) struct Peer {
     pub(super) received: u64,
     /// Number of the last batch that belongs to its claim.
     pub(super) last: u64,
+    /// Its claim, until that batch has come: what it has settled or given back is not its consumers' to get before.
+    pub(super) claims: Option<Vec<Claim>>,
     pub(super) consumers: FxHashMap<ConsumerKey, Attached>,
     /// What was refused of batches that are not committed yet.
     pub(super) refused: VecDeque<(u64, Vec<u32>)>,

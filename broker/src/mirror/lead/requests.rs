@@ -32,10 +32,10 @@ impl MirrorGroup {
                 let peer = Peer {
                     received: next.saturating_sub(1),
                     last,
+                    claims: Some(claims),
                     ..Peer::default()
                 };
                 leading.peers.insert(session, peer);
-                self.claim(leading, session, claims, now_ms);
             }
             Up::Batch {
                 number,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leveret::mirror::lead::{Beginning, CLAIMS_WAIT_MS, MirrorGroup, Surroundings};
-use leveret::mirror::message::{Down, Up};
+use leveret::mirror::message::{Down, Item, Up};
 use leveret::mirror::session::{Leader, Session, Transport};
 use leveret::node::BodyStore;
 use leveret_cluster::raft::group::Role;
@@ -220,6 +220,14 @@ impl Surroundings for Wires {
 
     fn tell(&self, to: SessionId, group: GroupId, from: Leader, down: Down) {
         let Some(host) = self.host() else { return };
+        let items: Vec<&Item> = match &down {
+            Down::Deliver { items } => items.iter().map(|(_, item)| item).collect(),
+            Down::Got { got, .. } => got.iter().map(|(item, _)| item).collect(),
+            _ => Vec::new(),
+        };
+        for item in items {
+            host.judge.leaves(group, to, item.message.content().3);
+        }
         if to.node == host.id.node {
             if to == host.id
                 && let Some(kept) = host.kept(group)
