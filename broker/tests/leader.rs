@@ -19,6 +19,8 @@ use leveret_storage::{Journal, JournalConfig};
 use parking_lot::Mutex;
 
 const QUEUE: QueueId = 5;
+/// Of a single active consumer.
+const SINGLE: QueueId = 6;
 const NOW_MS: u64 = 1_000_000;
 
 fn session(node: u64, incarnation: u64) -> SessionId {
@@ -86,10 +88,14 @@ impl Group {
             durable: true,
             ..Settings::default()
         };
+        let single = Settings {
+            single_active_consumer: true,
+            ..durable
+        };
         let leader = group.lead(Beginning {
             term: 1,
             nodes: nodes.iter().copied().collect(),
-            queues: vec![(QUEUE, durable)],
+            queues: vec![(QUEUE, durable), (SINGLE, single)],
             metadata: 100,
             lives: vec![session(1, 1), session(2, 1)],
             end: Location(0),
@@ -108,6 +114,8 @@ impl Group {
     /// Everything that was proposed is committed and applied.
     fn commit(&self) {
         loop {
+            // Settles wait a moment for a message.
+            self.group.tick(NOW_MS + 10);
             let proposed = std::mem::take(&mut *self.world.proposed.lock());
             if proposed.is_empty() {
                 return;
@@ -135,6 +143,10 @@ impl Group {
     }
 
     fn publishes(&self, from: SessionId, number: u64) {
+        self.publishes_to(QUEUE, from, number);
+    }
+
+    fn publishes_to(&self, queue: QueueId, from: SessionId, number: u64) {
         let mut entry = EntryBuilder::default();
         let message = NewMessage {
             exchange: b"",
@@ -146,7 +158,7 @@ impl Group {
             priority: 0,
             time_ms: NOW_MS,
         };
-        entry.enqueue(&[QUEUE], &message, true);
+        entry.enqueue(&[queue], &message, true);
         let entry = entry.finish(None).to_bytes();
         let settles = Vec::new();
         self.hears(
@@ -231,6 +243,30 @@ fn what_a_process_sent_before_it_ended_is_void_once_its_next_life_is_known() {
     group.publishes(session(2, 2), 1);
     group.commit();
     assert_eq!(group.messages(), 2);
+}
+
+/// Seed 268: the first that went left its place to the second, which was given what waited.
+#[test]
+fn consumers_that_go_together_leave_each_other_nothing() {
+    let group = Group::leading(&[1, 2]);
+    let (publisher, again) = (session(1, 1), session(2, 1));
+    group.claims(publisher, 0, Vec::new());
+    group.claims(again, 0, Vec::new());
+    let closed = |key| Attach {
+        queue: SINGLE,
+        // The first has no room.
+        credit: if key == 7 { 0 } else { 1 << 20 },
+        ..consumer(key)
+    };
+    for key in 7..10 {
+        let (request, attach) = (key, closed(key));
+        group.hears(again, Up::Attach { request, attach });
+    }
+    group.publishes_to(SINGLE, publisher, 1);
+    group.commit();
+    assert_eq!(group.delivered(), []);
+    group.group.node_down(2, NOW_MS);
+    assert_eq!(group.delivered(), []);
 }
 
 /// Seed 1067: it was given what it had given back, and lost it again to its own batch.

@@ -201,9 +201,11 @@ impl Judge {
     }
 
     /// A client has sent a settle; `goes`: unless it is void, the message goes by it.
-    pub fn settles(&self, group: GroupId, id: u64, goes: bool) {
+    pub fn settles(&self, group: GroupId, who: Holder, id: u64, goes: bool) {
         self.given(group, |given| {
-            let holding = given.held.remove(&id);
+            // It may be another's by now.
+            let own = given.held.get(&id).is_some_and(|held| held.who == who);
+            let holding = own.then(|| given.held.remove(&id)).flatten();
             if goes {
                 given.asked.insert(id);
                 given.settling.extend(holding.map(|holding| (id, holding)));
@@ -224,7 +226,7 @@ impl Judge {
     }
 
     /// A session was told that the settles of these messages are committed.
-    pub fn settled(&self, group: GroupId, ids: &[u64]) {
+    pub fn settled(&self, group: GroupId, session: SessionId, ids: &[u64]) {
         if ids.is_empty() {
             return;
         }
@@ -232,6 +234,10 @@ impl Judge {
         for id in ids {
             let gone = self.is_settled(group, *id);
             self.given(group, |given| {
+                let own = given.settling.get(id);
+                if own.is_none_or(|holding| holding.who.session != session) {
+                    return Ok(());
+                }
                 let Some(holding) = given.settling.remove(id) else {
                     return Ok(());
                 };

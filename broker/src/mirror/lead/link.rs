@@ -104,6 +104,11 @@ impl Link for PeerLink {
 }
 
 impl PeerLink {
+    /// It takes nothing more.
+    pub(super) fn close(&self) {
+        self.credit.store(i64::MIN / 2, Ordering::Release);
+    }
+
     pub(super) fn tell(&self, down: Down) {
         let done = Done::Tell(self.reign, self.session, down);
         self.out.lock().push_back(done);

@@ -166,6 +166,10 @@ impl MirrorGroup {
         let Some(peer) = leading.peers.remove(&session) else {
             return;
         };
+        // What one of them leaves is not for the next, which goes too.
+        for going in peer.consumers.values() {
+            going.link.close();
+        }
         for gone in peer.consumers.into_values() {
             leading.machine.release(
                 gone.queue,

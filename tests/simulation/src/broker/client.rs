@@ -143,6 +143,9 @@ impl Consumer {
     }
 }
 
+/// Who settles what, how.
+type Settling = (Holder, u64, Settle, QueueId, UnackedRange);
+
 /// A batch on its way.
 struct Batch {
     number: u64,
@@ -213,7 +216,7 @@ impl Clients {
         let mut groups = self.groups.lock();
         let group = groups.entry(id).or_default();
         group.confirms(kept, &host);
-        group.read(&host, kept);
+        group.read(&host);
         let busy = phase == Phase::Busy;
         let settles = if busy && !random.permille(300) {
             Vec::new()
@@ -420,16 +423,19 @@ impl OfGroup {
     fn confirms(&mut self, kept: &Kept, host: &Host) {
         let committed = kept.session.committed();
         let (group, judge) = (kept.group.id(), host.judge());
-        while let Some(batch) = self.batches.pop_front_if(|b| b.number <= committed) {
+        while self.batches.front().is_some_and(|b| b.number <= committed) {
+            let Some(batch) = self.batches.pop_front() else {
+                break;
+            };
             if !batch.published.is_empty() {
                 judge.confirmed(group, host.id, &batch.published);
             }
-            judge.settled(group, &batch.settled);
+            judge.settled(group, host.id, &batch.settled);
         }
     }
 
     /// Clients look at what came.
-    fn read(&mut self, host: &Host, kept: &Kept) {
+    fn read(&mut self, host: &Host) {
         for consumer in &self.consumers {
             let waiters = {
                 let mut got = consumer.conn.state.lock();
@@ -439,17 +445,11 @@ impl OfGroup {
             if !waiters.is_empty() {
                 host.resume(waiters);
             }
-            // A consumer that was cancelled by the client goes with what it held.
-            let _ = kept;
         }
     }
 
     /// Takes some of what is held, or all, to be settled.
-    fn settle(
-        &mut self,
-        random: &mut Random,
-        all: bool,
-    ) -> Vec<(u64, Settle, QueueId, UnackedRange)> {
+    fn settle(&mut self, random: &mut Random, all: bool) -> Vec<Settling> {
         let mut settles = Vec::new();
         for consumer in self.consumers.iter_mut().filter(|c| !c.over) {
             let Some(slot) = consumer.slot else { continue };
@@ -474,7 +474,7 @@ impl OfGroup {
                     first: held.number,
                     count: 1,
                 };
-                settles.push((held.id, how, consumer.conn.queue, range));
+                settles.push((consumer.conn.who, held.id, how, consumer.conn.queue, range));
             }
         }
         settles
@@ -486,14 +486,14 @@ impl OfGroup {
         host: &Host,
         random: &mut Random,
         publishes: bool,
-        settles: Vec<(u64, Settle, QueueId, UnackedRange)>,
+        settles: Vec<Settling>,
     ) {
         let (group, judge) = (kept.group.id(), host.judge());
         let (mut ranges, mut settled) = (Vec::new(), Vec::new());
-        for (id, how, queue, range) in settles {
+        for (who, id, how, queue, range) in settles {
             let goes = how != Settle::Requeue;
             judge.note(format_args!("{:?} settles {id}: {how:?}", host.id));
-            judge.settles(group, id, goes);
+            judge.settles(group, who, id, goes);
             settled.extend(goes.then_some(id));
             ranges.push(SettleRange { queue, how, range });
         }
