@@ -41,6 +41,8 @@ pub struct Config {
     pub prometheus: HttpConfig,
     /// Settings that were accepted and have no effect, for the server to log. In file order.
     pub ignored: Vec<IgnoredSetting>,
+    /// What was given: keys and values, as they were written, in the order of the table of keys.
+    pub given: Vec<(String, String)>,
 }
 
 /// A setting that RabbitMQ knows and that has no meaning here.
@@ -459,6 +461,8 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Threads that serve connections; `None` is one per core.
     pub worker_threads: Option<usize>,
+    /// The file that holds the number of the process.
+    pub pid_file: Option<PathBuf>,
     /// How long a stop waits for clients to take their close, in milliseconds.
     pub shutdown_timeout_ms: u64,
 }

@@ -22,6 +22,7 @@ impl Default for Config {
             management: HttpConfig::loopback(15672, ""),
             prometheus: HttpConfig::loopback(15692, "/metrics"),
             ignored: Vec::new(),
+            given: Vec::new(),
         }
     }
 }
@@ -155,6 +156,7 @@ impl Default for NodeConfig {
             cluster_name: None,
             data_dir: PathBuf::from("./leveret-data"),
             worker_threads: None,
+            pid_file: None,
             shutdown_timeout_ms: 5_000,
         }
     }

@@ -36,6 +36,21 @@ impl Config {
         settings.add_text(text, Path::new(name), 0);
         apply(settings)
     }
+
+    /// Every setting with its value as it would be written: what was given, and the defaults of keys that were not. Keys that have no
+    /// default are not there unless they were given.
+    pub fn effective(&self) -> Vec<(String, String)> {
+        let mut all = self.given.clone();
+        for spec in crate::keys::all() {
+            let free = spec.name.contains('$') || spec.name.ends_with("**");
+            let known = || self.given.iter().any(|(key, _)| key == spec.name);
+            if !free && !spec.default.is_empty() && !known() {
+                all.push((spec.name.to_owned(), spec.default.to_owned()));
+            }
+        }
+        all.sort();
+        all
+    }
 }
 
 fn apply(mut settings: Settings) -> Result<Config, ConfigError> {
@@ -60,6 +75,10 @@ fn apply(mut settings: Settings) -> Result<Config, ConfigError> {
         }
     }
     known.sort_by_key(|(place, ..)| *place);
+    let given = known.iter();
+    config.given = given
+        .map(|(.., setting)| (setting.key.to_string(), setting.value.clone()))
+        .collect();
     let mut last_place = None;
     for (place, spec, setting) in &known {
         if let Some(reset) = spec.reset.filter(|_| last_place != Some(*place)) {

@@ -18,6 +18,12 @@ pub(super) const KEYS: &[KeySpec] = &[
         "This node's name, as `name@host`; `leveret@` and the host's name when not given.",
     ),
     KeySpec::used(
+        "leveret.pid_file",
+        "",
+        Kind::Path(|c, path| c.node.pid_file = Some(path)),
+        "A file that holds the number of the node's process while it runs, for `rabbitmqctl wait`; none when not given. The variable `RABBITMQ_PID_FILE` goes before it.",
+    ),
+    KeySpec::used(
         "cluster_name",
         "",
         Kind::Text(|c, text| c.node.cluster_name = Some(text)),
