@@ -1,4 +1,4 @@
-//! The command line of the `leveret` binary.
+//! The command line of the `leveret` binary, which is RabbitMQ's command line tools when it is called by their names.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use leveret_config::Config;
 
+use crate::ctl::Tool;
 use crate::local_cluster::LocalCluster;
 
 /// What `leveret` understands.
@@ -27,7 +28,7 @@ pub fn command() -> Command {
                     Arg::new("data-dir")
                         .long("data-dir")
                         .value_name("DIR")
-                        .help("Folder of everything that is kept [default: ./leveret-data]"),
+                        .help("Folder of everything that is kept [default: LEVERET_DATA_DIR, or ./leveret-data]"),
                 )
                 .arg(
                     Arg::new("node-name")
@@ -95,13 +96,20 @@ pub fn command() -> Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let program = words.next().map(PathBuf::from).unwrap_or_default();
+    if let Some(tool) = Tool::of_program(&program) {
+        let words = words.map(|word| word.to_string_lossy().into_owned());
+        return crate::ctl::client::main(tool, words.collect());
+    }
     let matches = command().get_matches();
     let result = match matches.subcommand() {
         Some(("server", matches)) => server(matches),
         Some(("local-cluster", matches)) => local_cluster(matches),
         Some(("ctl", matches)) => {
             let words = matches.get_many::<String>("words").unwrap_or_default();
-            Ok(crate::ctl::client::main(words.cloned().collect()))
+            let words = words.cloned().collect();
+            Ok(crate::ctl::client::main(Tool::Leveret, words))
         }
         _ => run(None, &[]),
     };
@@ -119,8 +127,12 @@ fn server(matches: &ArgMatches) -> Result<ExitCode, String> {
             .ok_or_else(|| format!("--set {setting}: not KEY=VALUE"))?;
         overrides.push((key.trim().to_owned(), value.trim().to_owned()));
     }
-    if let Some(dir) = matches.get_one::<String>("data-dir") {
-        overrides.push(("leveret.data_dir".to_owned(), dir.clone()));
+    let dir = matches.get_one::<String>("data-dir").cloned();
+    if let Some(dir) = dir.or_else(|| std::env::var("LEVERET_DATA_DIR").ok()) {
+        overrides.push(("leveret.data_dir".to_owned(), dir));
+    }
+    if let Ok(file) = std::env::var("RABBITMQ_PID_FILE") {
+        overrides.push(("leveret.pid_file".to_owned(), file));
     }
     let named = matches.get_one::<String>("node-name").cloned();
     if let Some(name) = named.or_else(|| std::env::var("RABBITMQ_NODENAME").ok()) {

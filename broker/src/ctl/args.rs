@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::verbs::{Verb, find};
+use super::tools::Tool;
+use super::verbs::Verb;
 
 /// What a switch takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,11 +84,11 @@ impl Invocation {
         GLOBAL.iter().chain(own)
     }
 
-    fn word(&mut self, word: String) {
+    fn word(&mut self, tool: Tool, word: String) {
         if self.name.is_some() {
             self.args.push(word);
         } else {
-            self.verb = find(&word);
+            self.verb = tool.find(&word);
             self.name = Some(word);
         }
     }
@@ -113,17 +114,17 @@ fn is_switch(word: &str) -> bool {
     word.len() > 1 && word.starts_with('-') && word.parse::<f64>().is_err()
 }
 
-/// Takes a command line apart. Nothing is refused here: what does not fit is in [`Invocation::invalid`].
-pub fn parse(words: impl IntoIterator<Item = String>) -> Invocation {
+/// Takes a command line of a tool apart. Nothing is refused here: what does not fit is in [`Invocation::invalid`].
+pub fn parse(tool: Tool, words: impl IntoIterator<Item = String>) -> Invocation {
     let mut invocation = Invocation::default();
     let mut words = words.into_iter().peekable();
     while let Some(word) = words.next() {
         if word == "--" {
-            words.by_ref().for_each(|word| invocation.word(word));
+            words.by_ref().for_each(|word| invocation.word(tool, word));
             break;
         }
         if !is_switch(&word) {
-            invocation.word(word);
+            invocation.word(tool, word);
             continue;
         }
         let (shown, mut value) = match word.split_once('=') {
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Invocation {
-        parse(line.split(' ').map(str::to_owned))
+        parse(Tool::Leveret, line.split(' ').map(str::to_owned))
     }
 
     #[test]

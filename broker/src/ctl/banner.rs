@@ -158,16 +158,17 @@ pub fn banner(request: &Request, node: &str) -> Option<String> {
         "enable_feature_flag" if first == "all" => "Enabling all feature flags ...".to_owned(),
         "enable_feature_flag" => format!("Enabling feature flag \"{first}\" ..."),
         "status" => format!("Status of node {node} ..."),
-        "await_online_nodes" => {
-            format!("Will wait for at least {first} nodes to join the cluster ...")
-        }
+        "await_online_nodes" => format!(
+            "Will wait for at least {first} nodes to join the cluster of {node}. Timeout: {} seconds.",
+            request.option("timeout").unwrap_or("300")
+        ),
         "join_cluster" => format!("Clustering node {node} with {first}"),
         "drain" => format!(
             "Will put node {node} into maintenance mode. The node will no longer serve any client traffic!"
         ),
-        "revive" => {
-            format!("Will revive node {node} from maintenance and resume client traffic ...")
-        }
+        "revive" => format!(
+            "Will put node {node} back into regular operating mode. The node will again serve client traffic and host primary queue replicas."
+        ),
         "forget_cluster_node" => format!("Removing node {first} from the cluster"),
         "cluster_status" => format!("Cluster status of node {node} ..."),
         "ping" => format!(
@@ -177,6 +178,111 @@ pub fn banner(request: &Request, node: &str) -> Option<String> {
         ),
         "stop" => format!("Stopping and halting node {node} ..."),
         "shutdown" => format!("Shutting down node {node} ..."),
+        _ => return banner_of_check(request, node),
+    })
+}
+
+/// The same for checks, for what a node tells of itself, and for members of queues.
+fn banner_of_check(request: &Request, node: &str) -> Option<String> {
+    let arg = |at: usize| request.arg(at).unwrap_or_default();
+    let (first, second) = (arg(0), arg(1));
+    let vhost = request.vhost();
+    Some(match request.verb.as_str() {
+        "stop_app" => format!("Stopping rabbit application on node {node} ..."),
+        "start_app" => format!("Starting node {node} ..."),
+        "environment" => format!("Application environment of node {node} ..."),
+        "report" => format!("Reporting server status of node {node} ..."),
+        "sync_queue" => format!("Synchronising queue '{first}' in vhost '{vhost}' ..."),
+        "cancel_sync_queue" => {
+            format!("Stopping synchronising queue '{first}' in vhost '{vhost}' ...")
+        }
+        "list_deprecated_features" if request.flag("used") => {
+            "Listing deprecated features in use ...".to_owned()
+        }
+        "list_deprecated_features" => "Listing deprecated features ...".to_owned(),
+        "list_unresponsive_queues" => {
+            format!("Listing unresponsive queues for vhost {vhost} ...")
+        }
+        "remove_classic_queue_mirroring_from_policies" => {
+            "Will remove all classic queue mirroring policies and operator policies".to_owned()
+        }
+        "node_health_check" => {
+            let timeout = request.option("timeout").unwrap_or("70");
+            format!("Timeout: {timeout} seconds ...\nChecking health of node {node} ...")
+        }
+        "server_version" => format!("Asking node {node} for its version..."),
+        "is_running" => format!("Asking node {node} for its status ..."),
+        "is_booting" => format!("Asking node {node} for its boot status ..."),
+        "check_running" => format!("Checking if RabbitMQ is running on node {node} ..."),
+        "check_local_alarms" | "check_alarms" => {
+            format!("Asking node {node} to report any local resource alarms ...")
+        }
+        "alarms" => format!("Asking node {node} to report any known resource alarms ..."),
+        "listeners" => format!("Asking node {node} to report its protocol listeners ..."),
+        "check_port_connectivity" => {
+            format!("Testing TCP connections to all active listeners on node {node} ...")
+        }
+        "check_port_listener" => {
+            format!("Asking node {node} if there's an active listener on port {first} ...")
+        }
+        "check_protocol_listener" => {
+            format!("Asking node {node} if there's an active listener for protocol {first} ...")
+        }
+        "check_virtual_hosts" => {
+            format!("Checking if all vhosts are running on node {node} ...")
+        }
+        "check_if_node_is_quorum_critical" => {
+            format!("Checking if node {node} is critical for quorum of any quorum queues ...")
+        }
+        "check_if_node_is_mirror_sync_critical" => format!(
+            "Checking if node {node} is critical for data safety of any classic mirrored queues ..."
+        ),
+        "check_if_any_deprecated_features_are_used" => {
+            "Checking if any deprecated features are used ...".to_owned()
+        }
+        "check_certificate_expiration" => {
+            format!("Checking certificate expiration on node {node} ...")
+        }
+        "memory_breakdown" => format!("Reporting memory breakdown on node {node}..."),
+        "os_env" => {
+            format!("Listing RabbitMQ-specific environment variables defined on node {node}...")
+        }
+        "log_location" => format!("Log file location(s) on node {node} ..."),
+        "quorum_status" => format!("Status of quorum queue {first} on node {node} ..."),
+        "rebalance" => format!("Re-balancing leaders of {first} queues..."),
+        "grow" => format!("Growing {second} quorum queues on {first}..."),
+        "shrink" => format!("Shrinking quorum queues on {first}..."),
+        "add_member" => format!("Adding a replica for queue {first} on node {second}..."),
+        "delete_member" => format!("Removing a replica of queue {first} on node {second}..."),
+        "post_upgrade" => "Executing post upgrade tasks...".to_owned(),
+        "await_online_quorum_plus_one" => format!(
+            "Will wait for a quorum + 1 of nodes to be online for all quorum queues for {} seconds...",
+            request.option("timeout").unwrap_or("120")
+        ),
+        "await_online_synchronized_mirror" => format!(
+            "Will wait for a synchronised mirror be online for all classic mirrored queues for {} seconds...",
+            request.option("timeout").unwrap_or("120")
+        ),
+        "list" => {
+            let pattern = if first.is_empty() { ".*" } else { first };
+            format!("Listing plugins with pattern \"{pattern}\" ...")
+        }
+        "is_enabled" => match request.args.as_slice() {
+            [one] => format!("Asking node {node} if plugin {one} is enabled..."),
+            many => format!(
+                "Asking node {node} if plugins {} are enabled...",
+                many.join(", ")
+            ),
+        },
+        "enable" => format!(
+            "Enabling plugins on node {node}:\n{}",
+            request.args.join("\n")
+        ),
+        "disable" => format!(
+            "Disabling plugins on node {node}:\n{}",
+            request.args.join("\n")
+        ),
+        "directories" => format!("Listing plugin directories used by node {node}"),
         _ => return None,
     })
 }

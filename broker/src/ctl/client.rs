@@ -11,18 +11,24 @@ use leveret_topology::{HashingAlgorithm, PasswordHash};
 use super::args::{Invocation, parse};
 use super::banner::banner;
 use super::columns::columns_of;
-use super::dial::{NoReply, SOCKET_VARIABLE, ask, socket_path};
+use super::dial::{NoReply, SOCKET_VARIABLE, ask, is_told, socket_path};
 use super::format::{Format, Style, render};
+use super::handlers::known_plugins;
 use super::protocol::{Answer, Failure, Output, REQUEST_BYTES_MAX, Reply, Request, VERSION, exit};
 use super::thresholds;
-use super::verbs::{VERBS, Verb, find, nearest};
+use super::tools::Tool;
+use super::verbs::{Verb, nearest};
 
 /// How long a command may take if `--timeout` does not say.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a start-up may take if `--timeout` does not say.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often a node that starts is asked.
-const STARTUP_POLL: Duration = Duration::from_millis(100);
+pub(super) const STARTUP_POLL: Duration = Duration::from_millis(100);
+/// How long it is waited for a node that can be spared if `--timeout` does not say.
+const SPARE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The environment variable that names the node that is meant.
+const NODE_VARIABLE: &str = "RABBITMQ_NODENAME";
 
 /// Where a command's results go, so that tests can look at them.
 pub struct Console<'a> {
@@ -40,21 +46,21 @@ impl std::fmt::Debug for Console<'_> {
     }
 }
 
-/// Runs `leveret ctl` with these words.
-pub fn main(words: Vec<String>) -> ExitCode {
+/// Runs a tool with these words.
+pub fn main(tool: Tool, words: Vec<String>) -> ExitCode {
     let mut console = Console {
         out: &mut std::io::stdout(),
         err: &mut std::io::stderr(),
         input: &mut std::io::stdin(),
     };
-    ExitCode::from(run(words, &mut console))
+    ExitCode::from(run(tool, words, &mut console))
 }
 
 /// Runs a command and answers its exit code.
-pub fn run(words: Vec<String>, console: &mut Console<'_>) -> u8 {
+pub fn run(tool: Tool, words: Vec<String>, console: &mut Console<'_>) -> u8 {
     let given = words.join(" ");
-    let invocation = parse(words);
-    match execute(&invocation, &given, console) {
+    let invocation = parse(tool, words);
+    match execute(tool, &invocation, &given, console) {
         Ok(()) => exit::OK,
         Err(failure) => {
             // The text goes nowhere when nobody listens; the code tells all the same.
@@ -64,26 +70,37 @@ pub fn run(words: Vec<String>, console: &mut Console<'_>) -> u8 {
     }
 }
 
-fn execute(invocation: &Invocation, given: &str, console: &mut Console<'_>) -> Result<(), Failure> {
+fn execute(
+    tool: Tool,
+    invocation: &Invocation,
+    given: &str,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     if invocation.name.is_none() && invocation.has("version") {
         return print(console, &format!("{}\n", env!("CARGO_PKG_VERSION")));
     }
     let Some(name) = invocation.name.as_deref() else {
         if invocation.has("help") {
-            return print(console, &format!("{}\n", general_help()));
+            return print(console, &format!("{}\n", general_help(tool)));
         }
-        return Err(Failure::plain(exit::USAGE, general_help()));
+        return Err(Failure::plain(exit::USAGE, general_help(tool)));
     };
     let Some(verb) = invocation.verb else {
-        return Err(unknown(name));
+        return Err(unknown(tool, name));
     };
     if invocation.has("help") {
-        return print(console, &verb_help(verb));
+        return print(console, &verb_help(tool, verb));
     }
-    let format = check(invocation, verb, given)?;
+    let line = Line { tool, verb, given };
+    let format = check(invocation, &line)?;
     match verb.name {
-        "help" => return help(invocation, console),
+        "help" => return help(tool, invocation, console),
         "version" => return print(console, &format!("{}\n", env!("CARGO_PKG_VERSION"))),
+        "force_boot" => {
+            let text =
+                "Nothing to force: a node starts without waiting for the one that stopped last";
+            return print(console, &format!("{text}\n"));
+        }
         _ => {}
     }
     let mut request = Request {
@@ -92,6 +109,12 @@ fn execute(invocation: &Invocation, given: &str, console: &mut Console<'_>) -> R
         args: invocation.args.clone(),
         options: invocation.options.clone(),
     };
+    if !request.flag("node")
+        && !is_told(invocation)
+        && let Ok(name) = std::env::var(NODE_VARIABLE)
+    {
+        request.options.insert("node".to_owned(), name);
+    }
     if verb.takes_password(request.args.len()) {
         let password = read_password(&request, console)?;
         request.args.push(password);
@@ -100,22 +123,36 @@ fn execute(invocation: &Invocation, given: &str, console: &mut Console<'_>) -> R
         return hash_password(&request, console);
     }
     if verb.name == "import_definitions" {
-        let definitions = read_definitions(&request, given, console)?;
+        let definitions = read_definitions(&request, &line, console)?;
         request.options.insert("definitions".into(), definitions);
     }
-    validate(&request, verb, given)?;
-    let socket = socket_path(invocation);
+    validate(&request, &line)?;
+    let socket = socket_path(tool, invocation);
     let reply = match verb.name {
         "await_startup" => return await_startup(&socket, &request, invocation),
+        "wait" => return super::wait::run(&socket, &request, console),
+        "report" => return super::report::run(&socket, &request, console),
         "await_online_nodes" => await_reached(&socket, &request, timeout(invocation, TIMEOUT)),
+        "await_online_quorum_plus_one" | "await_online_synchronized_mirror" => {
+            await_reached(&socket, &request, timeout(invocation, SPARE_TIMEOUT))
+        }
         _ => ask(&socket, &request, timeout(invocation, TIMEOUT)),
     };
     show(&request, reply, invocation, format, console)
 }
 
+/// A command line that is understood.
+struct Line<'a> {
+    tool: Tool,
+    verb: &'static Verb,
+    /// All of its words.
+    given: &'a str,
+}
+
 /// Refuses switches and arguments that do not fit.
-fn check(invocation: &Invocation, verb: &Verb, given: &str) -> Result<Format, Failure> {
-    let refuse = |what: &str| Err(misuse(verb, exit::USAGE, what, given));
+fn check(invocation: &Invocation, line: &Line<'_>) -> Result<Format, Failure> {
+    let verb = line.verb;
+    let refuse = |what: &str| Err(misuse(line, exit::USAGE, what));
     if !invocation.invalid.is_empty() {
         let mut lines = String::new();
         for (name, value) in &invocation.invalid {
@@ -129,7 +166,11 @@ fn check(invocation: &Invocation, verb: &Verb, given: &str) -> Result<Format, Fa
     if invocation.args.len() > verb.args_max {
         return refuse("too many arguments.");
     }
-    let name = invocation.option("formatter").unwrap_or("table");
+    let usual = match verb.name {
+        "quorum_status" => "pretty_table",
+        _ => "table",
+    };
+    let name = invocation.option("formatter").unwrap_or(usual);
     match Format::from_name(name) {
         Some(format) => Ok(format),
         None => refuse(&format!("unknown formatter: {name}")),
@@ -137,85 +178,112 @@ fn check(invocation: &Invocation, verb: &Verb, given: &str) -> Result<Format, Fa
 }
 
 /// Refuses arguments that the node would refuse, with the usage.
-fn validate(request: &Request, verb: &Verb, given: &str) -> Result<(), Failure> {
+fn validate(request: &Request, line: &Line<'_>) -> Result<(), Failure> {
     if let Err(unknown) = columns_of(request) {
         let what = format!("Info key(s) {} are not supported", unknown.join(","));
-        return Err(misuse(verb, exit::USAGE, &what, given));
+        return Err(misuse(line, exit::USAGE, &what));
     }
-    match thresholds::read(request) {
-        Some(Err(bad)) => Err(misuse(verb, bad.code, &bad.text, given)),
+    if let Some(Err(bad)) = thresholds::read(request) {
+        return Err(misuse(line, bad.code, &bad.text));
+    }
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match request.verb.as_str() {
+        "wait" => match (request.arg(0), request.option("pid")) {
+            (None, None) => Err(misuse(line, exit::USAGE, "\"No pid or pidfile specified\"")),
+            (Some(_), Some(_)) => Err(misuse(
+                line,
+                exit::USAGE,
+                "\"Cannot specify both pid and pidfile\"",
+            )),
+            _ => Ok(()),
+        },
+        "check_port_listener" if !request.arg(0).is_some_and(is_port) => {
+            let what = "Bad argument: Argument must be a positive integer";
+            Err(misuse(line, exit::DATA_ERROR, what))
+        }
         _ => Ok(()),
     }
 }
 
-fn usage(verb: &Verb) -> String {
+fn usage(tool: Tool, verb: &Verb) -> String {
+    let place = match tool {
+        Tool::Leveret => "[--data-dir <dir>]",
+        _ => "[--node <node>]",
+    };
     let usage = format!(
-        "leveret ctl [--data-dir <dir>] [--quiet] {} {}",
-        verb.name, verb.usage
+        "{} {place} [--quiet] {} {}",
+        tool.name(),
+        verb.name,
+        verb.usage
     );
     format!("\nUsage\n\n{}", usage.trim_end())
 }
 
 /// A command line that is wrong. The words are repeated, but for passwords.
-fn misuse(verb: &Verb, code: u8, what: &str, given: &str) -> Failure {
-    let given = match verb.is_secret() {
+fn misuse(line: &Line<'_>, code: u8, what: &str) -> Failure {
+    let given = match line.verb.is_secret() {
         true => String::new(),
-        false => format!("Arguments given:\n\t{given}\n"),
+        false => format!("Arguments given:\n\t{}\n", line.given),
     };
     let text = format!(
         "Error (argument validation): {what}\n{given}{}",
-        usage(verb)
+        usage(line.tool, line.verb)
     );
     Failure::plain(code, text)
 }
 
-fn unknown(name: &str) -> Failure {
-    let text = match nearest(name) {
+fn unknown(tool: Tool, name: &str) -> Failure {
+    let text = match nearest(name, |verb| tool.has(verb)) {
         Some(nearest) => {
             format!("\nCommand '{name}' not found. \nDid you mean '{nearest}'? \n")
         }
-        None => format!("\nCommand '{name}' not found. \n{}", general_help()),
+        None => format!("\nCommand '{name}' not found. \n{}", general_help(tool)),
     };
     Failure::plain(exit::USAGE, text)
 }
 
-fn general_help() -> String {
-    let mut out = "\nUsage\n\nleveret ctl [--data-dir <dir> | --socket <path>] [--timeout <timeout>] [--quiet] <command> [<command options>]\n\nAvailable commands:\n\n".to_owned();
-    for verb in VERBS {
+fn general_help(tool: Tool) -> String {
+    let name = tool.name();
+    let mut out = format!(
+        "\nUsage\n\n{name} [--node <node>] [--data-dir <dir> | --socket <path>] [--timeout <timeout>] [--quiet] <command> [<command options>]\n\nAvailable commands:\n\n"
+    );
+    for verb in tool.verbs() {
         out.push_str(&format!("   {:<30}{}\n", verb.name, verb.about));
     }
-    out.push_str("\nUse 'leveret ctl help <command>' to learn more about a specific command");
+    out.push_str(&format!(
+        "\nUse '{name} help <command>' to learn more about a specific command"
+    ));
     out
 }
 
-fn verb_help(verb: &Verb) -> String {
+fn verb_help(tool: Tool, verb: &Verb) -> String {
     const OPTIONS: &str = "
 General options
 
+   -n, --node <node>       the node, if it is not the one of the socket, which passes the command on [default: RABBITMQ_NODENAME]
    -q, --quiet             no informational messages
    -s, --silent            no informational messages, no table headers
    -p, --vhost <vhost>     the virtual host, for commands that concern one [default: /]
    -t, --timeout <n>       seconds that the command may take
        --formatter <name>  table, pretty_table, csv or json
        --no-table-headers  no table headers
-       --data-dir <dir>    the data directory of the node [default: ./leveret-data]
-       --socket <path>     the socket of the node [default: ctl.sock in the data directory]
-   -n, --node <node>       accepted: the socket tells which node it is
+       --data-dir <dir>    the data directory of the node [default: LEVERET_DATA_DIR, ./leveret-data of leveret ctl, /var/lib/leveret]
+       --socket <path>     the socket of the node [default: LEVERET_CTL_SOCKET, ctl.sock in the data directory]
 ";
-    format!("{}\n\n{}\n{OPTIONS}", usage(verb), verb.about)
+    format!("{}\n\n{}\n{OPTIONS}", usage(tool, verb), verb.about)
 }
 
-fn help(invocation: &Invocation, console: &mut Console<'_>) -> Result<(), Failure> {
+fn help(tool: Tool, invocation: &Invocation, console: &mut Console<'_>) -> Result<(), Failure> {
     match invocation.args.first() {
-        None => print(console, &format!("{}\n", general_help())),
-        Some(name) => match find(name) {
-            Some(verb) => print(console, &verb_help(verb)),
-            None => Err(unknown(name)),
+        None => print(console, &format!("{}\n", general_help(tool))),
+        Some(name) => match tool.find(name) {
+            Some(verb) => print(console, &verb_help(tool, verb)),
+            None => Err(unknown(tool, name)),
         },
     }
 }
 
-fn print(console: &mut Console<'_>, text: &str) -> Result<(), Failure> {
+pub(super) fn print(console: &mut Console<'_>, text: &str) -> Result<(), Failure> {
     let written = console
         .out
         .write_all(text.as_bytes())
@@ -267,7 +335,7 @@ fn hash_password(request: &Request, console: &mut Console<'_>) -> Result<(), Fai
 
 fn read_definitions(
     request: &Request,
-    given: &str,
+    line: &Line<'_>,
     console: &mut Console<'_>,
 ) -> Result<String, Failure> {
     let most = REQUEST_BYTES_MAX as u64;
@@ -278,14 +346,13 @@ fn read_definitions(
     } else {
         File::open(path).and_then(|file| file.take(most).read_to_string(&mut text))
     };
-    let verb = find(&request.verb);
-    match (read, verb) {
-        (Ok(_), _) => Ok(text),
-        (Err(error), Some(verb)) if error.kind() == ErrorKind::NotFound => {
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             let what = format!("Bad argument: File {path} does not exist");
-            Err(misuse(verb, exit::DATA_ERROR, &what, given))
+            Err(misuse(line, exit::DATA_ERROR, &what))
         }
-        (Err(error), _) => Err(Failure::new(
+        Err(error) => Err(Failure::new(
             exit::DATA_ERROR,
             format!("cannot read {path}: {error}"),
         )),
@@ -323,12 +390,16 @@ fn await_startup(socket: &Path, request: &Request, invocation: &Invocation) -> R
     }
 }
 
+/// How long an answer may take when the time is up.
+const LAST_ANSWER: Duration = Duration::from_secs(10);
+
 /// Asks again while the node says that it is not so yet, or is not there.
 fn await_reached(socket: &Path, request: &Request, limit: Duration) -> Result<Reply, NoReply> {
     let until = Instant::now() + limit;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let reply = ask(socket, request, left.max(Duration::from_millis(1)));
+        // The last question gets its answer too: it says what is missing.
+        let reply = ask(socket, request, left.max(LAST_ANSWER));
         let later = match &reply {
             Ok(reply) => matches!(&reply.result, Answer::Error(f) if f.code == exit::TEMPORARY),
             Err(_) => true,
@@ -347,22 +418,36 @@ fn show(
     format: Format,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let reply = reply.map_err(|no_reply| no_answer(request, no_reply))?;
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(NoReply::Unreachable(..)) if request.verb == "enable" => {
+            // As RabbitMQ's does: what a node that does not run has is known all the same.
+            known_plugins(&request.args)?;
+            return print(console, "Plugin configuration unchanged.\n");
+        }
+        Err(no_reply) => return Err(no_answer(request, no_reply)),
+    };
     let quiet = invocation.has("quiet") || invocation.has("silent") || format.is_for_programs();
     if let Some(banner) = banner(request, &reply.node).filter(|_| !quiet) {
         print(console, &format!("{banner}\n"))?;
     }
     let mut output = match reply.result {
-        Answer::Error(failure) => return Err(failure),
+        Answer::Error(failure) => return Err(shown_failure(request, failure, format, &reply.node)),
         Answer::Ok(output) => output,
     };
+    if invocation.has("silent")
+        && format == Format::Table
+        && SILENT.contains(&request.verb.as_str())
+    {
+        return Ok(());
+    }
     match request.verb.as_str() {
         "export_definitions" if request.arg(0) != Some("-") => {
             write_definitions(request, &output)?;
             output = Output::Done;
         }
         "add_user" if !quiet && output == Output::Done => {
-            let text = "Done. Don't forget to grant the user permissions to some virtual hosts! See 'leveret ctl help set_permissions' to learn more.";
+            let text = "Done. Don't forget to grant the user permissions to some virtual hosts! See 'help set_permissions' to learn more.";
             output = Output::Message(text.to_owned());
         }
         _ => {}
@@ -376,6 +461,43 @@ fn show(
     print(console, &render(&output, style))
 }
 
+/// A refusal as it is shown: what programs read where they asked, and what was waited for in vain in RabbitMQ's words.
+fn shown_failure(request: &Request, failure: Failure, format: Format, node: &str) -> Failure {
+    if failure.code == exit::TEMPORARY {
+        let reason = failure.text.trim_start_matches("Error:\n");
+        match request.verb.as_str() {
+            "await_online_nodes" => {
+                let text = format!(
+                    "Error: timed out while waiting. Not enough nodes joined {node}'s cluster: {reason}"
+                );
+                return Failure::new(exit::SOFTWARE, text);
+            }
+            "await_online_quorum_plus_one" | "await_online_synchronized_mirror" => {
+                let text = format!("time is up, the node cannot be spared: {reason}");
+                return Failure::new(exit::UNAVAILABLE, text);
+            }
+            _ => {}
+        }
+    }
+    match failure.value {
+        Some(value) if format == Format::Json => Failure::plain(failure.code, value.to_string()),
+        _ => failure,
+    }
+}
+
+/// Checks that say nothing with `--silent` when they pass.
+const SILENT: &[&str] = &[
+    "check_local_alarms",
+    "check_alarms",
+    "check_virtual_hosts",
+    "check_if_node_is_quorum_critical",
+    "check_if_node_is_mirror_sync_critical",
+    "check_if_any_deprecated_features_are_used",
+    "check_certificate_expiration",
+    "await_online_quorum_plus_one",
+    "await_online_synchronized_mirror",
+];
+
 /// Lists that are nothing, and not an empty line, when they are empty.
 const STREAMED: &[&str] = &[
     "list_queues",
@@ -384,6 +506,8 @@ const STREAMED: &[&str] = &[
     "list_connections",
     "list_channels",
     "list_consumers",
+    "list_unresponsive_queues",
+    "list_deprecated_features",
 ];
 
 fn write_definitions(request: &Request, output: &Output) -> Result<(), Failure> {
@@ -400,7 +524,7 @@ fn write_definitions(request: &Request, output: &Output) -> Result<(), Failure> 
     })
 }
 
-fn no_answer(request: &Request, no_reply: NoReply) -> Failure {
+pub(super) fn no_answer(request: &Request, no_reply: NoReply) -> Failure {
     match no_reply {
         NoReply::Unreachable(path, error) => {
             let path = path.display();
@@ -437,7 +561,7 @@ mod tests {
             input: &mut input.as_bytes(),
         };
         let words = line.iter().map(|w| (*w).to_owned()).collect();
-        let code = run(words, &mut console);
+        let code = run(Tool::Leveret, words, &mut console);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (code, text(out), text(err))
     }

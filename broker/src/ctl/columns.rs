@@ -125,6 +125,29 @@ pub fn columns(verb: &str) -> Option<Columns> {
             &["name"],
         ),
         "list_queues" => (QUEUE_COLUMNS, &["name", "messages"]),
+        "list_unresponsive_queues" => (
+            &[
+                "name",
+                "durable",
+                "auto_delete",
+                "arguments",
+                "pid",
+                "recoverable_slaves",
+                "type",
+                "state",
+            ],
+            &["name"],
+        ),
+        "list_deprecated_features" => (
+            &[
+                "name",
+                "deprecation_phase",
+                "provided_by",
+                "desc",
+                "doc_url",
+            ],
+            &["name", "deprecation_phase"],
+        ),
         "list_exchanges" => (
             &[
                 "name",
@@ -211,7 +234,7 @@ pub fn columns_of(request: &Request) -> Result<Vec<String>, Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verbs::VERBS;
+    use super::super::verbs;
     use super::*;
 
     #[test]
@@ -229,7 +252,7 @@ mod tests {
         assert_eq!(asked(&["type,", "name"]), Ok(names(&["type", "name"])));
         let unknown = asked(&["name", "x", "bogus"]);
         assert_eq!(unknown, Err(names(&["bogus", "x"])));
-        for verb in VERBS {
+        for verb in verbs::all() {
             if let Some((all, default)) = columns(verb.name) {
                 assert!(default.iter().all(|name| all.contains(name)), "{verb:?}");
                 assert_eq!(verb.args_max, usize::MAX, "{verb:?}");

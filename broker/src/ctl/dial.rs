@@ -10,24 +10,45 @@ use std::time::{Duration, Instant};
 use super::SOCKET_NAME;
 use super::args::Invocation;
 use super::protocol::{Answer, REPLY_BYTES_MAX, Reply, Request};
+use super::tools::Tool;
 
 /// The environment variable that names the socket.
 pub const SOCKET_VARIABLE: &str = "LEVERET_CTL_SOCKET";
+/// The environment variable that names the data directory.
+pub const DATA_VARIABLE: &str = "LEVERET_DATA_DIR";
+/// Where packages keep the data.
+const PACKAGED: &str = "/var/lib/leveret";
+/// Where a node keeps its data that was told nothing.
+const DEFAULT: &str = "./leveret-data";
 /// Paths of sockets up to this long are used as they are (`sun_path` has 108 bytes).
 const SOCKET_PATH_MAX: usize = 100;
 
-/// `--socket`, else `--data-dir`, else the environment, else the default data directory.
-pub fn socket_path(invocation: &Invocation) -> PathBuf {
+/// Whether the command line says where the node is: the environment does not count then.
+pub fn is_told(invocation: &Invocation) -> bool {
+    invocation.has("socket") || invocation.has("data-dir")
+}
+
+/// `--socket`, else `--data-dir`, else the environment, else the default data directory: of `leveret ctl` the one in the working directory
+/// if it is there, of RabbitMQ's names and otherwise that of the package.
+pub fn socket_path(tool: Tool, invocation: &Invocation) -> PathBuf {
     if let Some(path) = invocation.option("socket") {
         return PathBuf::from(path);
     }
     if let Some(dir) = invocation.option("data-dir") {
         return Path::new(dir).join(SOCKET_NAME);
     }
-    match std::env::var_os(SOCKET_VARIABLE) {
-        Some(path) => PathBuf::from(path),
-        None => Path::new("./leveret-data").join(SOCKET_NAME),
+    if let Some(path) = std::env::var_os(SOCKET_VARIABLE) {
+        return PathBuf::from(path);
     }
+    if let Some(dir) = std::env::var_os(DATA_VARIABLE) {
+        return Path::new(&dir).join(SOCKET_NAME);
+    }
+    let own = tool == Tool::Leveret;
+    let dir = match own && (Path::new(DEFAULT).exists() || !Path::new(PACKAGED).exists()) {
+        true => DEFAULT,
+        false => PACKAGED,
+    };
+    Path::new(dir).join(SOCKET_NAME)
 }
 
 /// The path to give to the system, and a handle that must live as long as it is used: a path that is too long for a

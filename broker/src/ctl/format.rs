@@ -51,6 +51,9 @@ pub struct Style<'a> {
 /// The text of a result, with its line end.
 pub fn render(output: &Output, style: Style<'_>) -> String {
     match (output, style.format) {
+        (Output::Done, Format::Json) => {
+            format!("{}\n", json!({"node": style.node, "result": "ok"}))
+        }
         (Output::Done, _) => String::new(),
         (Output::Message(text), Format::Json) => format!("{}\n", json!({"message": text})),
         (Output::Value(text), Format::Json) => {

@@ -9,23 +9,32 @@
 //! Invariants: a change is answered when it is durable; a request is at most [`protocol::REQUEST_BYTES_MAX`] long; nothing of
 //! a request is logged but its verb, since arguments may be passwords.
 //!
-//! Deliberately absent: `eval`, Erlang distribution, other nodes (the commands of a cluster come with it), configuration
-//! encryption (`encode`, `decode`).
+//! The binary is also each of RabbitMQ's command line tools, when it is called by its name ([`Tool`]). A command that names another node of
+//! the cluster (`-n`) is passed on by the node whose socket it came over (`elsewhere`).
+//!
+//! Deliberately absent: `eval`, Erlang distribution, configuration encryption (`encode`, `decode`), `reset` (a node's data are removed by who
+//! stopped it).
 
 mod args;
 mod banner;
 pub mod client;
 mod columns;
 mod dial;
+mod elsewhere;
 mod format;
 mod handlers;
 pub mod protocol;
+mod report;
 mod server;
 mod thresholds;
+mod tools;
 mod verbs;
+mod wait;
 
+pub use elsewhere::answer_command;
 pub use handlers::{node::FEATURE_FLAGS, salt};
 pub use server::{CtlServer, SOCKET_NAME};
+pub use tools::Tool;
 
 /// Does a verb that another node passes on, of what this node itself has: its output in JSON. `None`: it is none of those verbs, or is
 /// refused.

@@ -138,6 +138,9 @@ pub struct Failure {
     pub code: u8,
     /// What is written to standard error.
     pub text: String,
+    /// The same for programs: written instead where JSON is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
 }
 
 impl Failure {
@@ -146,6 +149,7 @@ impl Failure {
         Failure {
             code,
             text: format!("Error:\n{}", text.as_ref()),
+            value: None,
         }
     }
 
@@ -154,7 +158,14 @@ impl Failure {
         Failure {
             code,
             text: text.into(),
+            value: None,
         }
+    }
+
+    /// The same, with what programs read.
+    pub fn with_value(self, value: Value) -> Failure {
+        let value = Some(value);
+        Failure { value, ..self }
     }
 }
 

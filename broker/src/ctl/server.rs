@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::dial::reachable;
+use super::elsewhere::passed_on;
 use super::handlers::{self, Handled};
 use super::protocol::{Answer, Failure, REQUEST_BYTES_MAX, Reply, Request, VERSION, exit};
 use crate::node::Node;
@@ -29,7 +30,25 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How verbs begin that change nothing: they are not worth a line in the log.
-const READ_ONLY: &[&str] = &["list_", "ping", "status", "cluster_status", "await_"];
+const READ_ONLY: &[&str] = &[
+    "list",
+    "ping",
+    "status",
+    "cluster_status",
+    "await_",
+    "is_",
+    "check_",
+    "alarms",
+    "wait",
+    "server_version",
+    "environment",
+    "memory_breakdown",
+    "os_env",
+    "log_location",
+    "quorum_status",
+    "directories",
+    "node_health_check",
+];
 
 /// The socket of a running node. Dropping it removes the socket.
 #[derive(Debug)]
@@ -120,20 +139,21 @@ async fn accept(listener: UnixListener, node: Arc<Node>, stop: Arc<Notify>) {
 }
 
 async fn serve(mut stream: UnixStream, node: Arc<Node>, stop: &Notify) {
-    let name = node.name().to_owned();
+    let own = node.name().to_owned();
     let handled = match read(&mut stream).await {
         Ok(Some(request)) => answer(node, request).await,
         Ok(None) => return,
         Err(failure) => Err(failure),
     };
-    let stopping = handled.as_ref().is_ok_and(|handled| handled.stop);
+    let stopping = handled.as_ref().is_ok_and(|(_, handled)| handled.stop);
+    let (name, result) = match handled {
+        Ok((other, handled)) => (other.unwrap_or(own), Answer::Ok(handled.output)),
+        Err(failure) => (own, Answer::Error(failure)),
+    };
     let reply = Reply {
         v: VERSION,
         node: name,
-        result: match handled {
-            Ok(handled) => Answer::Ok(handled.output),
-            Err(failure) => Answer::Error(failure),
-        },
+        result,
     };
     let Ok(mut line) = serde_json::to_vec(&reply) else {
         return;
@@ -177,7 +197,8 @@ async fn read(stream: &mut UnixStream) -> Result<Option<Request>, Failure> {
     Ok(Some(request))
 }
 
-async fn answer(node: Arc<Node>, request: Request) -> Result<Handled, Failure> {
+/// What comes of a request, and the name of the node that did it if it was another one.
+async fn answer(node: Arc<Node>, request: Request) -> Result<(Option<String>, Handled), Failure> {
     let verb = request.verb.clone();
     // Never the arguments: they may be passwords.
     if READ_ONLY.iter().any(|start| verb.starts_with(start)) {
@@ -187,15 +208,20 @@ async fn answer(node: Arc<Node>, request: Request) -> Result<Handled, Failure> {
     }
     let worker = Arc::clone(&node);
     // Lists of many queues and large imports take their time.
-    let handled = tokio::task::spawn_blocking(move || handlers::handle(&worker, &request)).await;
-    let handled = handled.map_err(|error| {
+    let handled = tokio::task::spawn_blocking(move || -> Result<_, Failure> {
+        Ok(match passed_on(&worker, &request)? {
+            Some((name, handled)) => (Some(name), handled),
+            None => (None, handlers::handle(&worker, &request)?),
+        })
+    });
+    let (other, handled) = handled.await.map_err(|error| {
         tracing::error!(verb, %error, "control request failed");
         Failure::new(exit::SOFTWARE, "the command failed; see the node's log")
     })??;
     if let Some(at) = handled.durable {
         durable(&node, at).await?;
     }
-    Ok(handled)
+    Ok((other, handled))
 }
 
 /// Woken when something is durable.

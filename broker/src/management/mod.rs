@@ -133,3 +133,24 @@ pub fn start(node: &Arc<Node>, amqp: &Handle) -> Result<Management, String> {
     }
     Ok(management)
 }
+
+/// Certificates that listeners show: port, file, and when it ends in milliseconds since 1970; `None` if it cannot be read.
+pub fn certificate_ends(node: &Node) -> Vec<(u16, String, Option<u64>)> {
+    let config = node.config();
+    let of = |port: u16, file: &Option<std::path::PathBuf>| {
+        let file = file.as_ref()?;
+        let ends = leveret_net::tls::certificate_end(file);
+        let ends_ms = ends.and_then(|s| u64::try_from(s).ok()).map(|s| s * 1000);
+        Some((port, file.display().to_string(), ends_ms))
+    };
+    let amqp = node.listeners().into_iter().filter(|(_, tls)| *tls);
+    let mut all: Vec<_> = amqp
+        .filter_map(|(address, _)| of(address.port(), &config.tls.cert_file))
+        .collect();
+    let http = [&config.management, &config.prometheus];
+    all.extend(http.into_iter().filter_map(|http| {
+        let tls = http.tls(&config.tls);
+        of(http.tls_port?, &tls.cert_file)
+    }));
+    all
+}

@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use crate::channel::ChannelReport as OwnChannel;
 use crate::mirror::Mirror;
-use crate::node::{ConnectionInfo, Node, process_memory};
+use crate::node::{ConnectionInfo, Node, Presence, process_memory};
 use crate::outbox::Event;
 
 /// How long connections may take to tell of their channels; those that have not by then are left out.
@@ -287,7 +287,8 @@ pub fn own(node: &Node) -> NodeReport {
     NodeReport {
         name: node.name().to_owned(),
         running: true,
-        maintenance: node.mirror().is_some_and(|mirror| mirror.is_drained()),
+        maintenance: node.away().presence() != Presence::Here
+            || node.mirror().is_some_and(|mirror| mirror.is_drained()),
         uptime_ms: u64::from(node.uptime_s()) * 1000,
         os_pid: std::process::id(),
         mem_used: process_memory().anonymous_bytes,

@@ -34,34 +34,60 @@ impl Mirror {
         self.rafts().filter(|raft| leads(raft.role())).count()
     }
 
+    /// Why there would be no majority without this node; `None`: there would be one.
+    pub fn critical(&self) -> Option<String> {
+        if let Some(reason) = self.minority() {
+            return Some(reason);
+        }
+        let (mut up, voters) = (self.up_nodes(), self.voters());
+        up.remove(&self.id());
+        if up.intersection(&voters).count() * 2 > voters.len() {
+            return None;
+        }
+        let missing = voters.difference(&up).filter(|id| **id != self.id());
+        let missing: Vec<String> = missing.map(|id| self.name_of(*id)).collect();
+        let missing = match missing.is_empty() {
+            true => "there are too few nodes".to_owned(),
+            false => format!("start {} first", missing.join(", ")),
+        };
+        Some(format!(
+            "without this node there would be no majority of the cluster's {} nodes: {missing}",
+            voters.len()
+        ))
+    }
+
     /// Sends clients away, hands over what this node leads, and waits until that is done. Not to be called on a thread of the runtime.
     ///
     /// # Errors
     /// The text says why the node must not be stopped now.
     pub fn drain(&self, patience: Duration) -> Result<(), String> {
-        if let Some(reason) = self.minority() {
-            return Err(reason);
+        match self.critical() {
+            Some(reason) => Err(reason),
+            None => self.stand_back(patience, false),
         }
-        let (mut up, voters) = (self.up_nodes(), self.voters());
-        up.remove(&self.id());
-        if up.intersection(&voters).count() * 2 <= voters.len() {
-            let missing = voters.difference(&up).filter(|id| **id != self.id());
-            let missing: Vec<String> = missing.map(|id| self.name_of(*id)).collect();
-            let missing = match missing.is_empty() {
-                true => "there are too few nodes".to_owned(),
-                false => format!("start {} first", missing.join(", ")),
-            };
-            return Err(format!(
-                "without this node there would be no majority of the cluster's {} nodes: {missing}",
-                voters.len()
-            ));
+    }
+
+    /// As [`Mirror::drain`], for a process that goes on and keeps its votes: whether the others are a majority without it does not matter,
+    /// and what it leads stays with it if nobody can take it.
+    ///
+    /// # Errors
+    /// The text says what is not done yet.
+    pub fn stand_down(&self, patience: Duration) -> Result<(), String> {
+        match self.minority() {
+            // Its clients are gone already, and nobody could note that it is away.
+            Some(_) => Ok(()),
+            None => self.stand_back(patience, true),
         }
+    }
+
+    fn stand_back(&self, patience: Duration, may_lead: bool) -> Result<(), String> {
         self.set_maintenance(true)?;
         let node = self.node().ok_or("the node stops")?;
         let until = Instant::now() + patience;
         loop {
             let (clients, leads) = (node.connections().len(), self.leaderships());
-            if self.is_drained() && clients == 0 && leads == 0 {
+            let handed_over = leads == 0 || (may_lead && !self.has_takers());
+            if self.is_drained() && clients == 0 && handed_over {
                 return Ok(());
             }
             if Instant::now() >= until {
@@ -71,6 +97,14 @@ impl Mirror {
             }
             std::thread::sleep(LOOK);
         }
+    }
+
+    /// Whether another node that is there and not drained has a vote.
+    fn has_takers(&self) -> bool {
+        let up = self.up_nodes();
+        let voters = self.voters();
+        let takes = |id: &&u64| **id != self.id() && !self.is_drained_node(**id);
+        voters.intersection(&up).any(|id| takes(&id))
     }
 
     /// Serves clients again.

@@ -40,13 +40,21 @@ pub enum Matter {
     Views = 3,
     /// What the API of another node asks: `management::everywhere::Ask` in JSON. The answer is JSON as well.
     Report = 4,
+    /// A command line that names that node: the request in JSON, done as if it had come over that node's own socket. The answer is
+    /// [`crate::ctl::protocol::Answer`] in JSON.
+    Command = 5,
 }
 
 impl Matter {
     fn of(number: u8) -> Option<Matter> {
-        [Matter::Reply, Matter::Verb, Matter::Views, Matter::Report]
-            .into_iter()
-            .find(|matter| *matter as u8 == number)
+        let all = [
+            Matter::Reply,
+            Matter::Verb,
+            Matter::Views,
+            Matter::Report,
+            Matter::Command,
+        ];
+        all.into_iter().find(|matter| *matter as u8 == number)
     }
 }
 
@@ -146,6 +154,24 @@ impl Mirror {
         answers
     }
 
+    /// Asks another node and waits for its answer, for at most `patience`; `None`: none came. Not to be called on a thread that serves
+    /// connections.
+    pub fn ask_and_wait(
+        &self,
+        node: u64,
+        matter: Matter,
+        body: &[u8],
+        patience: Duration,
+    ) -> Option<Bytes> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let told_once = move |answer| {
+            // Whoever asked may have given up.
+            let _ = tell.send(answer);
+        };
+        self.ask(node, matter, body, Box::new(told_once));
+        told.recv_timeout(patience).ok().flatten()
+    }
+
     /// Sends a direct reply to the node of its consumer.
     pub fn send_reply(&self, node: u64, token: &str, message: &Message) {
         let Ok(length) = u8::try_from(token.len()) else {
@@ -228,6 +254,7 @@ impl Mirror {
                 Some(Matter::Verb) => crate::ctl::answer_here(&node, &body),
                 Some(Matter::Views) => Some(node.encode_views()),
                 Some(Matter::Report) => crate::management::everywhere::answer_here(&node, &body),
+                Some(Matter::Command) => crate::ctl::answer_command(&node, &body),
                 Some(Matter::Reply) | None => None,
             };
             if let Some(mirror) = node.mirror() {

@@ -6,6 +6,7 @@
 
 mod alarms;
 mod attributes;
+mod away;
 mod connections;
 mod counters;
 mod dead_letter;
@@ -36,6 +37,7 @@ use crate::mirror::session::Session;
 
 pub use alarms::{Alarms, Limits};
 pub use attributes::Attributes;
+pub use away::{Away, Presence};
 pub use connections::{ConnectionInfo, Connections, Traffic};
 pub use counters::{Counters, Counts};
 pub use group::{After, QueueGroup, Settle, SettleRange, Submitted, add_live};
@@ -71,6 +73,7 @@ pub struct Node {
     listeners: Mutex<Vec<(SocketAddr, bool)>>,
     /// Addresses that HTTP is listened for on, and what is spoken there.
     http_listeners: Mutex<Vec<(SocketAddr, String)>>,
+    away: Away,
     /// Rung when a group's next timer is earlier than it was.
     timer: Notify,
     /// Rung when the node must stop, with the reason.
@@ -228,6 +231,11 @@ impl Node {
     /// HTTP is listened for on these addresses.
     pub fn set_http_listeners(&self, listeners: Vec<(SocketAddr, String)>) {
         *self.http_listeners.lock() = listeners;
+    }
+
+    /// Whether it serves clients, as its operator wants it.
+    pub fn away(&self) -> &Away {
+        &self.away
     }
 
     /// What the server waits for to stop.

@@ -282,6 +282,7 @@ impl Node {
             waiting: Mutex::default(),
             listeners: Mutex::default(),
             http_listeners: Mutex::default(),
+            away: super::Away::default(),
             timer: Notify::new(),
             stop,
             names: AtomicU64::new(now_ms),

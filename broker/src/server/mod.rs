@@ -1,6 +1,7 @@
 //! The server: a node, its listeners, and the signals that end it.
 
 pub mod logging;
+mod pid_file;
 mod task;
 
 pub use task::serve_stream;
@@ -11,11 +12,12 @@ use std::time::Duration;
 
 use leveret_config::Config;
 use leveret_net::{Listeners, Serving};
+use pid_file::PidFile;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ctl::CtlServer;
 use crate::management;
-use crate::node::{Maintenance, Node, machine_memory_bytes};
+use crate::node::{Maintenance, Node, Presence, machine_memory_bytes};
 
 /// Runs a node until it is told to stop.
 ///
@@ -41,6 +43,8 @@ pub fn run(config: Config) -> Result<ExitCode, String> {
             ignored.why
         );
     }
+    let pid_file = config.node.pid_file.as_deref().map(PidFile::write);
+    let _pid_file = pid_file.transpose()?;
     let started = std::time::Instant::now();
     let mut config = config;
     crate::mirror::join::apply(&mut config)?;
@@ -194,35 +198,48 @@ const DRAINED: &str =
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Sends clients away while this node hears no majority of its cluster, and takes new ones when it does again
-/// (`cluster_partition_handling = pause_minority`), or is drained. Ends with an error only.
+/// (`cluster_partition_handling = pause_minority`), or while an operator wants it to serve nobody. Ends with an error only.
 async fn keep_to_majority(node: &Arc<Node>, serving: &mut Option<Serving>) -> String {
     use leveret_config::PartitionHandling;
-    let Some(mirror) = node.mirror() else {
-        return std::future::pending().await;
-    };
     let stays = node.config().cluster.partition_handling == PartitionHandling::Ignore;
     loop {
-        tokio::time::sleep(LOOK).await;
-        let cut_off = !stays && mirror.without_majority() >= crate::mirror::cluster::GRACE;
-        let closed = cut_off || mirror.is_drained();
-        match serving.take() {
-            Some(open) if closed => {
-                let reason = match cut_off {
-                    true => MINORITY,
-                    false => DRAINED,
-                };
+        node.away().set_listening(serving.is_some());
+        let looked = node.mirror().map(|_| tokio::time::sleep(LOOK));
+        match looked {
+            Some(looked) => tokio::select! {
+                () = looked => {}
+                () = node.away().changed() => {}
+            },
+            // Nobody but the operator has a say.
+            None => node.away().changed().await,
+        }
+        let mirror = node.mirror();
+        let cut_off = mirror.is_some_and(|mirror| {
+            !stays && mirror.without_majority() >= crate::mirror::cluster::GRACE
+        });
+        let reason = match node.away().presence() {
+            _ if cut_off => Some(MINORITY),
+            Presence::Stopped => Some(STOPPED),
+            Presence::Drained => Some(DRAINED),
+            Presence::Here if mirror.is_some_and(|mirror| mirror.is_drained()) => Some(DRAINED),
+            Presence::Here => None,
+        };
+        match (serving.take(), reason) {
+            (Some(open), Some(reason)) => {
                 tracing::warn!("clients are sent away: {reason}");
                 open.stop().await;
                 node.connections().close_where(|_| true, reason);
             }
-            None if !closed && mirror.is_led() => match Listeners::bind(node.config()).await {
-                Ok(listeners) => {
-                    tracing::info!("listening again");
-                    *serving = Some(serve_listeners(listeners, node));
+            (None, None) if mirror.is_none_or(|mirror| mirror.is_led()) => {
+                match Listeners::bind(node.config()).await {
+                    Ok(listeners) => {
+                        tracing::info!("listening again");
+                        *serving = Some(serve_listeners(listeners, node));
+                    }
+                    Err(error) => return error.to_string(),
                 }
-                Err(error) => return error.to_string(),
-            },
-            unchanged => *serving = unchanged,
+            }
+            (unchanged, _) => *serving = unchanged,
         }
     }
 }

@@ -15,13 +15,10 @@ use super::{Handled, Result, arg, node as this_node};
 use crate::ctl::protocol::{Failure, Output, Request, exit};
 use crate::mirror::Mirror;
 use crate::mirror::join::{self, Prepared};
-use crate::node::Node;
+use crate::node::{Node, Presence};
 
 /// How long a node may take to leave all groups; the client waits longer.
 const FORGET: Duration = Duration::from_secs(120);
-
-/// How long clients may take to go, and groups to find other leaders.
-const DRAIN: Duration = Duration::from_secs(60);
 
 fn refused(reason: impl AsRef<str>) -> Failure {
     Failure::new(exit::UNAVAILABLE, reason)
@@ -60,22 +57,6 @@ pub fn join(node: &Node, request: &Request) -> Result {
     }
 }
 
-/// `drain`: the node may be stopped then.
-pub fn drain(node: &Node) -> Result {
-    mirror(node)?.drain(DRAIN).map_err(refused)?;
-    let text = format!(
-        "Node {} is drained: it serves no clients and leads nothing, and is safe to stop",
-        node.name()
-    );
-    Ok(Output::Message(text).into())
-}
-
-/// `revive`: it serves again.
-pub fn revive(node: &Node) -> Result {
-    mirror(node)?.revive().map_err(refused)?;
-    Ok(Output::Done.into())
-}
-
 /// `await_online_nodes N`: done if there are as many; the client asks again.
 pub fn await_online_nodes(node: &Node, request: &Request) -> Result {
     let wanted: usize = match arg(request, 0)?.parse() {
@@ -111,7 +92,7 @@ fn nodes(node: &Node) -> Vec<OneNode> {
             name: node.name().to_owned(),
             running: true,
             state: NodeState::Member,
-            maintenance: false,
+            maintenance: node.away().presence() != Presence::Here,
         }];
     };
     let up = mirror.up_nodes();

@@ -1,4 +1,4 @@
-//! Verbs about connections: each node does them for its own, and what they show is put together.
+//! Verbs about connections, and members of groups: each node does them for its own, and what they show is put together.
 
 use crate::ctl::protocol::{Output, Request};
 use crate::mirror::Mirror;
@@ -19,6 +19,7 @@ pub fn concerns(verb: &str) -> bool {
             | "close_connection"
             | "close_all_connections"
             | "close_all_user_connections"
+            | "quorum_status"
     )
 }
 

@@ -204,6 +204,19 @@ fn queue_cell(
     }
 }
 
+/// `list_unresponsive_queues`: those that nobody leads.
+pub fn unresponsive(node: &Node, request: &Request) -> Result {
+    let mut queues = node
+        .topology()
+        .vhost(request.vhost())
+        .map(VHost::queues)
+        .unwrap_or_default();
+    queues.retain(|queue| node.leader_of(queue).is_none());
+    pick(request, &queues, |queue, column| {
+        queue_cell(node, queue, None, None, column)
+    })
+}
+
 pub fn exchanges(node: &Node, request: &Request) -> Result {
     let topology = node.topology();
     let vhost = topology.vhost(request.vhost());

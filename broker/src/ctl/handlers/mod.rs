@@ -3,6 +3,8 @@
 //! The words of refusals and their codes are rabbitmqctl's of RabbitMQ 3.10.8, oddities included: tools match on them.
 
 mod access;
+mod app;
+mod checks;
 mod cluster;
 mod connections;
 mod definitions;
@@ -10,10 +12,15 @@ pub(super) mod everywhere;
 mod listing;
 pub(super) mod node;
 mod parameters;
+mod plugins;
 mod policies;
 mod queues;
+mod replicas;
+mod report;
 mod users;
 mod vhosts;
+
+pub use plugins::known as known_plugins;
 
 use leveret_protocol::ReplyCode;
 use leveret_storage::Location;
@@ -46,13 +53,26 @@ impl From<Output> for Handled {
 
 type Result<T = Handled> = std::result::Result<T, Failure>;
 
+/// What a node does that does not serve yet.
+const WHILE_WAITING: &[&str] = &[
+    "stop",
+    "shutdown",
+    "is_running",
+    "is_booting",
+    "check_running",
+    "server_version",
+    "environment",
+    "os_env",
+    "log_location",
+];
+
 /// Does what a request asks for, on all nodes of the cluster where that concerns all.
 ///
 /// # Errors
 /// What the client shows, and its exit code.
 pub fn handle(node: &Node, request: &Request) -> Result {
     if let Some(why) = node.waiting()
-        && !matches!(request.verb.as_str(), "stop" | "shutdown")
+        && !WHILE_WAITING.contains(&request.verb.as_str())
     {
         let text = format!("node {} does not serve yet: {why}", node.name());
         return Err(Failure::new(exit::UNAVAILABLE, text));
@@ -60,7 +80,11 @@ pub fn handle(node: &Node, request: &Request) -> Result {
     let own = handle_here(node, request)?;
     match node.mirror() {
         Some(mirror) if everywhere::concerns(&request.verb) => {
-            everywhere::gather(mirror, request, own)
+            let all = everywhere::gather(mirror, request, own)?;
+            Ok(match request.verb.as_str() {
+                "quorum_status" => replicas::complete(node, request, all.output).into(),
+                _ => all,
+            })
         }
         _ => Ok(own),
     }
@@ -127,10 +151,54 @@ pub fn handle_here(node: &Node, request: &Request) -> Result {
         "status" => node::status(node),
         "cluster_status" => cluster::status(node),
         "join_cluster" => cluster::join(node, request),
-        "drain" => cluster::drain(node),
-        "revive" => cluster::revive(node),
+        "drain" => app::drain(node),
+        "revive" => app::revive(node),
+        "stop_app" => app::stop(node),
+        "start_app" => app::start(node),
+        "is_running" => app::is_running(node),
+        "is_booting" => app::is_booting(node),
+        "check_running" => app::check_running(node),
+        "node_health_check" => app::health_check(node),
+        "wait" => app::waited_for(node),
         "forget_cluster_node" => cluster::forget(node, request),
         "await_online_nodes" => cluster::await_online_nodes(node, request),
+        "await_online_quorum_plus_one" | "await_online_synchronized_mirror" => {
+            checks::await_spare(node)
+        }
+        "check_if_node_is_quorum_critical" | "check_if_node_is_mirror_sync_critical" => {
+            checks::critical(node)
+        }
+        "check_local_alarms" => checks::local_alarms(node),
+        "check_alarms" => checks::all_alarms(node),
+        "alarms" => checks::alarms(node),
+        "listeners" => checks::listeners(node),
+        "check_port_connectivity" => checks::connectivity(node),
+        "check_port_listener" => checks::port(node, request),
+        "check_protocol_listener" => checks::protocol(node, request),
+        "check_virtual_hosts" => checks::virtual_hosts(node),
+        "check_certificate_expiration" => checks::certificates(node, request),
+        "check_if_any_deprecated_features_are_used" => checks::deprecated(),
+        "list_deprecated_features" => listing::pick(request, Vec::<()>::new(), |(), _| Value::Null),
+        "list_unresponsive_queues" => listing::unresponsive(node, request),
+        "remove_classic_queue_mirroring_from_policies" => policies::remove_mirroring(node),
+        "server_version" => report::version(),
+        "memory_breakdown" => report::memory(node, request),
+        "environment" => report::environment(node),
+        "os_env" => report::variables(),
+        "log_location" => report::log(node),
+        "sync_queue" | "cancel_sync_queue" => replicas::sync(node, request),
+        "quorum_status" => replicas::status(node, request),
+        "rebalance" => replicas::rebalance(request),
+        "post_upgrade" => Ok(Output::Done.into()),
+        "grow" => replicas::grow(node, request),
+        "shrink" => replicas::shrink(node, request),
+        "add_member" => replicas::add_member(node, request),
+        "delete_member" => replicas::delete_member(node, request),
+        "list" => plugins::list(node, request),
+        "is_enabled" => plugins::is_enabled(node, request),
+        "enable" => plugins::enable(node, request),
+        "disable" => plugins::disable(node, request),
+        "directories" => plugins::directories(),
         "list_feature_flags" => node::list_feature_flags(request),
         "enable_feature_flag" => node::enable_feature_flag(node, request),
         "ping" => Ok(Output::Message("Ping succeeded".to_owned()).into()),

@@ -9,7 +9,7 @@ use super::listing::pick;
 use super::{Result, arg};
 use crate::ctl::protocol::{Failure, Output, Request, exit};
 use crate::ctl::thresholds::{self, Threshold};
-use crate::node::Node;
+use crate::node::{Node, Presence};
 
 /// RabbitMQ's feature flags, of 3.8 to 3.13: all of them are on. Name and what it stands for.
 pub const FEATURE_FLAGS: &[(&str, &str)] = &[
@@ -105,7 +105,7 @@ pub fn set_limit(node: &Node, request: &Request) -> Result {
 }
 
 /// The alarms of all nodes: a node's name and what it lacks.
-fn alarms(node: &Node) -> Vec<(String, &'static str)> {
+pub fn alarms(node: &Node) -> Vec<(String, &'static str)> {
     let alarms = node.alarms();
     let own = [(node.name().to_owned(), alarms.memory(), alarms.disk())];
     let topology = node.topology();
@@ -148,27 +148,45 @@ pub fn alarms_value(node: &Node) -> Value {
     alarms(node).iter().map(one).collect()
 }
 
-struct Listener {
+/// What the node listens on.
+pub struct Listener {
+    /// The address, as it is connected to.
+    pub address: std::net::SocketAddr,
     interface: String,
-    port: u16,
-    protocol: &'static str,
+    /// The port.
+    pub port: u16,
+    /// RabbitMQ's name of the protocol.
+    pub protocol: String,
     purpose: &'static str,
 }
 
-fn listeners(node: &Node) -> Vec<Listener> {
-    let one = |(address, tls): (std::net::SocketAddr, bool)| Listener {
+/// What the node listens on.
+pub fn listeners(node: &Node) -> Vec<Listener> {
+    let one = |address: std::net::SocketAddr, protocol: String| Listener {
+        address,
         interface: match address.ip() {
             std::net::IpAddr::V6(ip) => format!("[{ip}]"),
             std::net::IpAddr::V4(ip) => ip.to_string(),
         },
         port: address.port(),
-        protocol: if tls { "amqp/ssl" } else { "amqp" },
-        purpose: match tls {
-            true => "AMQP 0-9-1 over TLS",
-            false => "AMQP 0-9-1",
+        purpose: match protocol.as_str() {
+            "amqp" => "AMQP 0-9-1",
+            "amqp/ssl" => "AMQP 0-9-1 over TLS",
+            "http" => "HTTP API",
+            "https" => "HTTP API over TLS (HTTPS)",
+            "http/prometheus" => "Prometheus exporter API over HTTP",
+            "https/prometheus" => "Prometheus exporter API over TLS (HTTPS)",
+            _ => "",
         },
+        protocol,
     };
-    node.listeners().into_iter().map(one).collect()
+    let amqp = node.listeners().into_iter().map(|(address, tls)| {
+        let protocol = if tls { "amqp/ssl" } else { "amqp" };
+        one(address, protocol.to_owned())
+    });
+    let http = node.http_listeners().into_iter();
+    amqp.chain(http.map(|(address, protocol)| one(address, protocol)))
+        .collect()
 }
 
 pub fn listeners_value(node: &Node) -> Value {
@@ -209,7 +227,8 @@ pub fn status(node: &Node) -> Result {
     let connections = node.connections().len();
     let version = env!("CARGO_PKG_VERSION");
     let pid = std::process::id();
-    let maintenance = node.mirror().is_some_and(|mirror| mirror.is_drained());
+    let maintenance = node.away().presence() != Presence::Here
+        || node.mirror().is_some_and(|mirror| mirror.is_drained());
     let (watermark, disk_limit) = (limits.memory_bytes(), limits.disk_bytes());
 
     let mut text = String::new();
@@ -246,16 +265,7 @@ pub fn status(node: &Node) -> Result {
         "Connection count: {connections}\nQueue count: {queues}\nVirtual host count: {vhosts}\n"
     );
     section(&mut text, "Totals", &body);
-    let lines: String = listeners(node)
-        .iter()
-        .map(|l| {
-            format!(
-                "Interface: {}, port: {}, protocol: {}, purpose: {}\n",
-                l.interface, l.port, l.protocol, l.purpose
-            )
-        })
-        .collect();
-    section(&mut text, "Listeners", &lines);
+    section(&mut text, "Listeners", &listener_lines(node));
 
     let value = json!({
         "pid": pid,
@@ -288,6 +298,17 @@ pub fn status(node: &Node) -> Result {
         "listeners": listeners_value(node),
     });
     Ok(Output::Report { text, value }.into())
+}
+
+/// Its listeners, one a line, as `status` and `listeners` show them.
+pub fn listener_lines(node: &Node) -> String {
+    let line = |l: &Listener| {
+        format!(
+            "Interface: {}, port: {}, protocol: {}, purpose: {}\n",
+            l.interface, l.port, l.protocol, l.purpose
+        )
+    };
+    listeners(node).iter().map(line).collect()
 }
 
 /// Its listeners, one a line, as `cluster_status` shows them.

@@ -4,7 +4,7 @@ use leveret_topology::{ApplyTo, Command, DeletePolicy, Name, SetPolicy};
 use serde_json::{Value, json};
 
 use super::{Result, arg, expect_vhost, json_object, propose, rows};
-use crate::ctl::protocol::{Failure, Request, exit};
+use crate::ctl::protocol::{Failure, Output, Request, exit};
 use crate::node::Node;
 
 pub fn set(node: &Node, request: &Request, operator: bool) -> Result {
@@ -72,4 +72,55 @@ pub fn list(node: &Node, request: &Request, operator: bool) -> Result {
         "priority",
     ];
     rows(&columns, all.collect())
+}
+
+/// Keys of mirrored classic queues: they change nothing here, where every queue is mirrored.
+const MIRRORING: &[&str] = &[
+    "ha-mode",
+    "ha-params",
+    "ha-sync-mode",
+    "ha-sync-batch-size",
+    "ha-promote-on-shutdown",
+    "ha-promote-on-failure",
+];
+
+/// `remove_classic_queue_mirroring_from_policies`: a policy that has nothing else goes as a whole.
+pub fn remove_mirroring(node: &Node) -> Result {
+    let mut changes = Vec::new();
+    {
+        let topology = node.topology();
+        for vhost in topology.vhosts() {
+            let policies = vhost.policies().map(|policy| (policy, false));
+            let operators = vhost.operator_policies().map(|policy| (policy, true));
+            for (policy, operator) in policies.chain(operators) {
+                let mut definition = policy.definition.clone();
+                definition.retain(|key, _| !MIRRORING.contains(&key.as_str()));
+                if definition.len() == policy.definition.len() {
+                    continue;
+                }
+                let (vhost, name) = (vhost.name().clone(), policy.name.clone());
+                changes.push(match definition.is_empty() {
+                    true => Command::DeletePolicy(DeletePolicy {
+                        vhost,
+                        name,
+                        operator,
+                    }),
+                    false => Command::SetPolicy(SetPolicy {
+                        vhost,
+                        name,
+                        operator,
+                        pattern: policy.pattern.source().to_owned(),
+                        definition,
+                        priority: policy.priority,
+                        apply_to: policy.apply_to,
+                    }),
+                });
+            }
+        }
+    }
+    let mut handled = Output::Done.into();
+    for change in changes {
+        handled = propose(node, change)?;
+    }
+    Ok(handled)
 }

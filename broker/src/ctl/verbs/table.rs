@@ -1,66 +1,7 @@
-//! The verbs: how each is called. What is said before a result is in `banner`, what lists can show in `columns`.
+//! Users, permissions, policies, lists, the cluster: what `rabbitmqctl` has above all.
 
-use super::args::{Switch, Takes, switch};
-
-/// A verb.
-#[derive(Debug)]
-pub struct Verb {
-    /// Its name.
-    pub name: &'static str,
-    /// What follows the name in its usage line.
-    pub usage: &'static str,
-    /// Fewest arguments.
-    pub args_min: usize,
-    /// Most arguments.
-    pub args_max: usize,
-    /// Switches beside the global ones.
-    pub switches: &'static [Switch],
-    /// One line of help.
-    pub about: &'static str,
-}
-
-impl Verb {
-    /// Whether an argument is a password: then the arguments are not repeated in messages.
-    pub fn is_secret(&self) -> bool {
-        PASSWORD_VERBS.contains(&self.name)
-    }
-
-    /// Whether a password that is not among the arguments is read from standard input.
-    pub fn takes_password(&self, args: usize) -> bool {
-        self.is_secret() && args + 1 == self.args_max
-    }
-}
-
-/// Verbs whose last argument is a password.
-pub(super) const PASSWORD_VERBS: &[&str] = &[
-    "add_user",
-    "change_password",
-    "authenticate_user",
-    "hash_password",
-];
-
-const fn verb(
-    name: &'static str,
-    usage: &'static str,
-    args: (usize, usize),
-    about: &'static str,
-) -> Verb {
-    Verb {
-        name,
-        usage,
-        args_min: args.0,
-        args_max: args.1,
-        switches: &[],
-        about,
-    }
-}
-
-const fn with(verb: Verb, switches: &'static [Switch]) -> Verb {
-    Verb { switches, ..verb }
-}
-
-/// As many arguments as there are.
-const ANY: usize = usize::MAX;
+use super::super::args::{Switch, Takes, switch};
+use super::{ANY, Verb, verb, with};
 
 const POLICY: &[Switch] = &[
     switch("priority", None, Takes::Integer),
@@ -102,7 +43,7 @@ const SHUTDOWN: &[Switch] = &[
     switch("no-wait", None, Takes::Nothing),
 ];
 
-/// All verbs, in the order of the help.
+/// See the module.
 pub const VERBS: &[Verb] = &[
     verb(
         "help",
@@ -546,56 +487,3 @@ pub const VERBS: &[Verb] = &[
         "Removes the messages that wait in a queue",
     ),
 ];
-
-/// The verb of this name.
-pub fn find(name: &str) -> Option<&'static Verb> {
-    VERBS.iter().find(|verb| verb.name == name)
-}
-
-/// The verb that somebody who wrote `name` most likely meant.
-pub fn nearest(name: &str) -> Option<&'static str> {
-    VERBS
-        .iter()
-        .map(|verb| (distance(name, verb.name), verb.name))
-        .min()
-        .filter(|(distance, nearest)| distance * 4 <= nearest.len())
-        .map(|(_, nearest)| nearest)
-}
-
-/// Letters to put in, leave out or change to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_there_once() {
-        for (at, verb) in VERBS.iter().enumerate() {
-            assert!(
-                VERBS.iter().skip(at + 1).all(|v| v.name != verb.name),
-                "{}",
-                verb.name
-            );
-        }
-    }
-
-    #[test]
-    fn a_slip_of_the_finger_is_understood() {
-        assert_eq!(nearest("list_userz"), Some("list_users"));
-        assert_eq!(nearest("add_vhots"), Some("add_vhost"));
-        assert_eq!(nearest("bogus_verb"), None);
-    }
-}
