@@ -369,7 +369,7 @@ def test_a_node_alone_has_the_same_verbs(launch):
     assert seen["groups"] == []
     ctl(node, "await_online_nodes", "1")
     assert "is alone" in ctl(node, "forget_cluster_node", "rabbit@other", code=69)
-    assert "1 of 2 nodes" in ctl(node, "await_online_nodes", "2", "--timeout", "1", code=75)
+    assert "1 of 2 nodes" in ctl(node, "await_online_nodes", "2", "--timeout", "1", code=70)
     with pytest.raises(pika.exceptions.AMQPError):
         pika.BlockingConnection(pika.URLParameters(node.url(user="nobody:nothing")))
     node.close()
