@@ -6,11 +6,12 @@ use super::*;
 use crate::reader::Key;
 
 /// Keys that exist to refuse what is not there: every value they take means the same.
-const REFUSING: [&str; 5] = [
+const REFUSING: [&str; 6] = [
     "auth_backends.$num",
     "auth_backends.$num.authn",
     "auth_backends.$num.authz",
     "definitions.import_backend",
+    "management.listener.ssl",
     "ssl_options.crl_check",
 ];
 
