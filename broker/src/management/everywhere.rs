@@ -19,7 +19,7 @@ use crate::outbox::Event;
 pub enum Ask {
     /// [`NodeReport`].
     Node,
-    /// A list of [`ConnectionReport`].
+    /// A list of [`leveret_management::ConnectionReport`].
     Connections,
     /// A list of `ChannelReport`.
     Channels,

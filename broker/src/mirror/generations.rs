@@ -5,7 +5,7 @@
 //! learner, and lets it vote in the place of the old one ([`super::membership`]).
 //!
 //! If a majority has lost the log, nothing can be committed any more. Each node that does not vote in a group as far as its own log goes says so to
-//! all, and so does a leader that a majority follows. When a majority of the nodes has nothing of a group and nobody leads it for [`FORM`], the
+//! all, and so does a leader that a majority follows. When a majority of the nodes has nothing of a group and nobody leads it for `FORM`, the
 //! leader of group 0 proposes the group's next generation: empty, with first
 //! members that the command names. Whoever applies that stops the old member, drops its log for good and starts the new one. So no two halves can
 //! form it: the metadata's log is the judge, and once a majority has applied the command the old generation has no majority.

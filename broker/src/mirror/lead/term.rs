@@ -15,7 +15,7 @@ use crate::mirror::message::{Down, SessionId};
 use crate::mirror::session::Leader;
 
 impl MirrorGroup {
-    /// A committed entry, by its term and index. `location`: its record in this node's journal; `barrier`: see [`Replica::apply`].
+    /// A committed entry, by its term and index. `location`: its record in this node's journal; `barrier`: see [`leveret_queue::Replica::apply`].
     ///
     /// # Errors
     /// The entry is malformed: the group cannot go on, here or anywhere.
