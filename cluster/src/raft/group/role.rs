@@ -76,7 +76,7 @@ impl<R: AsyncRuntime, M: Machine> RaftGroup<R, M> {
 
     /// The process of `node` is gone, and `alive` are the nodes that are known to live, with this one. If that node led, its lease
     /// ends here, and the living voters stand for election one after the other until one leads. To be called on all who live. Returns when
-    /// this member has nothing more to do for it, at the latest after [`Timing::election_max_ms`]: then the timers decide. Drop it if the node is
+    /// this member has nothing more to do for it, at the latest after [`super::Timing::election_max_ms`]: then the timers decide. Drop it if the node is
     /// heard again.
     ///
     /// A wrong report costs an election at worst: a vote needs a majority and an up-to-date log.
