@@ -197,6 +197,8 @@ class Run:
             cwd=tests,
         )
         count = read_junit(results, name) if results.exists() else Count()
+        # Brokers' data: the next part needs the room.
+        shutil.rmtree(self.folder / name, ignore_errors=True)
         # 5: nothing collected.
         return self.at_least_one_failure(count, code, f"pytest {name}")
 
