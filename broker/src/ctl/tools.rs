@@ -53,9 +53,9 @@ impl Tool {
             // RabbitMQ's has nearly all that no other tool has, and some of both.
             Tool::Ctl => {
                 let others = [DIAGNOSTICS, QUEUES, UPGRADE, PLUGINS];
-                CTL_TOO.contains(&verb) || !others.iter().any(|names| names.contains(&verb))
+                SHARED.contains(&verb) || !others.iter().any(|names| names.contains(&verb))
             }
-            Tool::Diagnostics => DIAGNOSTICS.contains(&verb),
+            Tool::Diagnostics => SHARED.contains(&verb) || DIAGNOSTICS.contains(&verb),
             Tool::Queues => QUEUES.contains(&verb),
             Tool::Upgrade => UPGRADE.contains(&verb),
             Tool::Plugins => PLUGINS.contains(&verb),
@@ -73,18 +73,18 @@ impl Tool {
     }
 }
 
-/// What `rabbitmqctl` has although others have it too.
-const CTL_TOO: &[&str] = &[
+/// What `rabbitmqctl` and `rabbitmq-diagnostics` both have.
+const SHARED: &[&str] = &[
     "help",
     "version",
     "wait",
     "ping",
     "status",
     "cluster_status",
+    "check_if_any_deprecated_features_are_used",
+    "node_health_check",
     "environment",
     "report",
-    "node_health_check",
-    "check_if_any_deprecated_features_are_used",
     "list_deprecated_features",
     "list_unresponsive_queues",
     "list_bindings",
@@ -108,13 +108,8 @@ const CTL_TOO: &[&str] = &[
     "list_vhosts",
 ];
 
+/// What `rabbitmq-diagnostics` has besides.
 const DIAGNOSTICS: &[&str] = &[
-    "help",
-    "version",
-    "wait",
-    "ping",
-    "status",
-    "cluster_status",
     "server_version",
     "is_running",
     "is_booting",
@@ -129,36 +124,11 @@ const DIAGNOSTICS: &[&str] = &[
     "check_virtual_hosts",
     "check_if_node_is_quorum_critical",
     "check_if_node_is_mirror_sync_critical",
-    "check_if_any_deprecated_features_are_used",
     "check_certificate_expiration",
     "memory_breakdown",
-    "node_health_check",
-    "environment",
     "os_env",
     "log_location",
-    "report",
     "quorum_status",
-    "list_deprecated_features",
-    "list_unresponsive_queues",
-    "list_bindings",
-    "list_channels",
-    "list_connections",
-    "list_consumers",
-    "list_exchanges",
-    "list_feature_flags",
-    "list_global_parameters",
-    "list_operator_policies",
-    "list_parameters",
-    "list_permissions",
-    "list_policies",
-    "list_queues",
-    "list_topic_permissions",
-    "list_user_limits",
-    "list_user_permissions",
-    "list_user_topic_permissions",
-    "list_users",
-    "list_vhost_limits",
-    "list_vhosts",
 ];
 
 const QUEUES: &[&str] = &[
@@ -207,7 +177,7 @@ mod tests {
 
     #[test]
     fn every_name_of_a_scope_is_a_verb() {
-        for names in [CTL_TOO, DIAGNOSTICS, QUEUES, UPGRADE, PLUGINS] {
+        for names in [SHARED, DIAGNOSTICS, QUEUES, UPGRADE, PLUGINS] {
             for name in names {
                 assert!(verbs::find(name).is_some(), "{name}");
             }
