@@ -3,8 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
 
 use leveret_cluster::raft::figures::Figures;
 use leveret_cluster::raft::types::node_of;
@@ -16,13 +14,8 @@ use leveret_queue::{ConsumerView, QueueId, QueueView};
 use leveret_topology::QueueInfo;
 use rustc_hash::FxHashMap;
 
-use crate::channel::ChannelReport as OwnChannel;
 use crate::mirror::Mirror;
 use crate::node::{ConnectionInfo, Node, Presence, process_memory};
-use crate::outbox::Event;
-
-/// How long connections may take to tell of their channels; those that have not by then are left out.
-const CHANNELS_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn queue_report(view: &QueueView) -> QueueReport {
     let c = &view.counters;
@@ -90,12 +83,6 @@ pub fn place(node: &Node, queue: &QueueInfo) -> Place {
     }
 }
 
-fn sorted(node: &Node) -> Vec<Arc<ConnectionInfo>> {
-    let mut all = node.connections().list();
-    all.sort_unstable_by_key(|connection| connection.id);
-    all
-}
-
 /// The connections of this node.
 pub fn connections(node: &Node) -> Vec<ConnectionReport> {
     let of = |c: &Arc<ConnectionInfo>| {
@@ -123,37 +110,12 @@ pub fn connections(node: &Node) -> Vec<ConnectionReport> {
             connected_at_ms: c.opened_ms,
         }
     };
-    sorted(node).iter().map(of).collect()
-}
-
-/// Asks every connection of this node for its channels.
-fn own_channels(node: &Node) -> Vec<(Arc<ConnectionInfo>, Vec<OwnChannel>)> {
-    let connections = sorted(node);
-    let (sender, receiver) = channel();
-    for connection in &connections {
-        connection.outbox.push(Event::Report(sender.clone()));
-    }
-    drop(sender);
-    let until = Instant::now() + CHANNELS_TIMEOUT;
-    let mut told = HashMap::new();
-    while told.len() < connections.len() {
-        let left = until.saturating_duration_since(Instant::now());
-        match receiver.recv_timeout(left) {
-            Ok((id, channels)) => told.insert(id, channels),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        };
-    }
-    let all = connections.into_iter();
-    all.filter_map(|connection| {
-        let channels = told.remove(&connection.id)?;
-        Some((connection, channels))
-    })
-    .collect()
+    node.connections().sorted().iter().map(of).collect()
 }
 
 /// The channels of this node, with their consumers.
 pub fn channels(node: &Node) -> Vec<ChannelReport> {
-    let told = own_channels(node);
+    let told = node.connections().channels();
     // What a node alone knows from its queues, one of a cluster knows from its sessions with their leaders.
     let views = node.groups().iter().flat_map(|group| group.consumers());
     let views: HashMap<(QueueId, u64), ConsumerView> = views

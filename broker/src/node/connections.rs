@@ -3,12 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use leveret_topology::{Name, OwnerId};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
+use crate::channel::ChannelReport;
 use crate::outbox::{Event, Outbox};
+
+/// How long connections may take to tell of their channels.
+const CHANNELS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What others may know of a connection.
 #[derive(Debug)]
@@ -180,6 +186,38 @@ impl Connections {
     /// None is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// All of them, by their identity.
+    pub fn sorted(&self) -> Vec<Arc<ConnectionInfo>> {
+        let mut all = self.list();
+        all.sort_unstable_by_key(|connection| connection.id);
+        all
+    }
+
+    /// Asks every connection for its channels, by its identity. One that has not answered after 5 s is left out. Blocks.
+    pub fn channels(&self) -> Vec<(Arc<ConnectionInfo>, Vec<ChannelReport>)> {
+        let connections = self.sorted();
+        let (sender, receiver) = channel();
+        for connection in &connections {
+            connection.outbox.push(Event::Report(sender.clone()));
+        }
+        drop(sender);
+        let until = Instant::now() + CHANNELS_TIMEOUT;
+        let mut told = FxHashMap::default();
+        while told.len() < connections.len() {
+            let left = until.saturating_duration_since(Instant::now());
+            match receiver.recv_timeout(left) {
+                Ok((id, channels)) => told.insert(id, channels),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            };
+        }
+        let all = connections.into_iter();
+        all.filter_map(|connection| {
+            let channels = told.remove(&connection.id)?;
+            Some((connection, channels))
+        })
+        .collect()
     }
 
     /// All of them.

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
 
 use leveret_queue::{ConsumerView, QueueId};
 use serde_json::json;
@@ -16,73 +14,42 @@ use crate::ctl::protocol::{Failure, Output, Request, cell, exit};
 use crate::node::{ConnectionInfo, Node};
 use crate::outbox::Event;
 
-/// How long connections may take to tell of their channels; those that have not by then are left out.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
-
-fn sorted(node: &Node) -> Vec<Arc<ConnectionInfo>> {
-    let mut all = node.connections().list();
-    all.sort_unstable_by_key(|connection| connection.id);
-    all
-}
-
 pub fn list(node: &Node, request: &Request) -> Result {
-    pick(request, sorted(node), |connection, column| match column {
-        "pid" => json!(pid(node, connection.id, 0)),
-        "name" => json!(connection.name),
-        "user" => json!(connection.user),
-        "vhost" => json!(connection.vhost),
-        "peer_host" => json!(connection.peer.ip().to_canonical().to_string()),
-        "peer_port" => json!(connection.peer.port()),
-        "host" => json!(connection.local.ip().to_canonical().to_string()),
-        "port" => json!(connection.local.port()),
-        "ssl" => json!(connection.tls),
-        "state" => json!("running"),
-        "protocol" => cell("{0,9,1}", json!([0, 9, 1])),
-        "channels" => json!(connection.channels.load(Ordering::Relaxed)),
-        "channel_max" => json!(connection.channel_max),
-        "frame_max" => json!(connection.frame_max),
-        "timeout" => json!(connection.heartbeat_s),
-        "connected_at" => json!((connection.id.0 >> 64) as u64),
-        "user_provided_name" => json!(connection.client_name.as_deref().unwrap_or("")),
-        "client_properties" => match connection.client_name.as_deref() {
-            Some(name) => cell(
-                format!("[{{\"connection_name\",\"{name}\"}}]"),
-                json!([["connection_name", "longstr", name]]),
-            ),
-            None => cell("[]", json!([])),
+    pick(
+        request,
+        node.connections().sorted(),
+        |connection, column| match column {
+            "pid" => json!(pid(node, connection.id, 0)),
+            "name" => json!(connection.name),
+            "user" => json!(connection.user),
+            "vhost" => json!(connection.vhost),
+            "peer_host" => json!(connection.peer.ip().to_canonical().to_string()),
+            "peer_port" => json!(connection.peer.port()),
+            "host" => json!(connection.local.ip().to_canonical().to_string()),
+            "port" => json!(connection.local.port()),
+            "ssl" => json!(connection.tls),
+            "state" => json!("running"),
+            "protocol" => cell("{0,9,1}", json!([0, 9, 1])),
+            "channels" => json!(connection.channels.load(Ordering::Relaxed)),
+            "channel_max" => json!(connection.channel_max),
+            "frame_max" => json!(connection.frame_max),
+            "timeout" => json!(connection.heartbeat_s),
+            "connected_at" => json!((connection.id.0 >> 64) as u64),
+            "user_provided_name" => json!(connection.client_name.as_deref().unwrap_or("")),
+            "client_properties" => match connection.client_name.as_deref() {
+                Some(name) => cell(
+                    format!("[{{\"connection_name\",\"{name}\"}}]"),
+                    json!([["connection_name", "longstr", name]]),
+                ),
+                None => cell("[]", json!([])),
+            },
+            _ => json!(""),
         },
-        _ => json!(""),
-    })
-}
-
-/// Asks every connection for its channels.
-fn reports(node: &Node) -> Vec<(Arc<ConnectionInfo>, Vec<ChannelReport>)> {
-    let connections = sorted(node);
-    let (sender, receiver) = channel();
-    for connection in &connections {
-        connection.outbox.push(Event::Report(sender.clone()));
-    }
-    drop(sender);
-    let until = Instant::now() + REPORT_TIMEOUT;
-    let mut told = HashMap::new();
-    while told.len() < connections.len() {
-        let left = until.saturating_duration_since(Instant::now());
-        match receiver.recv_timeout(left) {
-            Ok((id, channels)) => told.insert(id, channels),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        };
-    }
-    let mut all = Vec::with_capacity(connections.len());
-    for connection in connections {
-        if let Some(channels) = told.remove(&connection.id) {
-            all.push((connection, channels));
-        }
-    }
-    all
+    )
 }
 
 pub fn list_channels(node: &Node, request: &Request) -> Result {
-    let reports = reports(node);
+    let reports = node.connections().channels();
     let channels = reports
         .iter()
         .flat_map(|(connection, channels)| channels.iter().map(move |c| (connection, c)));
@@ -115,7 +82,7 @@ struct Row<'a> {
 }
 
 pub fn list_consumers(node: &Node, request: &Request) -> Result {
-    let reports = reports(node);
+    let reports = node.connections().channels();
     let views = node.groups().iter().flat_map(|group| group.consumers());
     let views: HashMap<(QueueId, u64), ConsumerView> = views
         .map(|(queue, view)| ((queue, view.slot.key()), view))
@@ -185,7 +152,9 @@ pub fn close_all(node: &Node, request: &Request) -> Result {
     // 0 is RabbitMQ's word for all.
     let limit = limit.filter(|n| *n > 0).unwrap_or(usize::MAX);
     let everywhere = request.flag("global");
-    let wanted = sorted(node)
+    let wanted = node
+        .connections()
+        .sorted()
         .into_iter()
         .filter(|c| everywhere || *c.vhost == *request.vhost())
         .take(limit);
@@ -195,7 +164,11 @@ pub fn close_all(node: &Node, request: &Request) -> Result {
 
 pub fn close_all_of_user(node: &Node, request: &Request) -> Result {
     let (user, why) = (arg(request, 0)?, arg(request, 1)?);
-    let wanted = sorted(node).into_iter().filter(|c| *c.user == *user);
+    let wanted = node
+        .connections()
+        .sorted()
+        .into_iter()
+        .filter(|c| *c.user == *user);
     close_each(wanted, why);
     Ok(Output::Done.into())
 }
