@@ -17,8 +17,8 @@ use crate::{LogStore, RecoveredGroup};
 /// A group of a node, whatever its state machine is.
 pub type NodeGroup = RaftGroup<TokioRuntime, AnyMachine>;
 
-/// A state machine of whatever kind.
-pub struct AnyMachine(Box<dyn Machine>);
+/// A state machine of whatever kind. A type of its own: openraft's futures cannot be shown to be `Send` over a bare `Box<dyn Machine>`.
+pub struct AnyMachine(pub Box<dyn Machine>);
 
 impl Machine for AnyMachine {
     fn apply(&mut self, entries: &mut dyn Iterator<Item = Committed>) {

@@ -22,8 +22,8 @@
 use bytes::Bytes;
 use leveret_storage::Location;
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::type_config::AsyncRuntime;
 
@@ -131,6 +131,19 @@ pub fn decode_append<R: AsyncRuntime>(
         leader_commit,
     };
     Ok((target, stream, request))
+}
+
+/// What came of an append whose last entry (or, without any, the one before) is `last`, as openraft asks for it of a lone one.
+pub fn response_of<R: AsyncRuntime>(
+    last: Option<LogId>,
+    result: StreamAppendResult<Types<R>>,
+) -> AppendEntriesResponse<Types<R>> {
+    match result {
+        Ok(matching) if matching == last => AppendEntriesResponse::Success,
+        Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),
+        Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+        Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+    }
 }
 
 /// What came of an append.

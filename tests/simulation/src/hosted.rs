@@ -1,22 +1,18 @@
 //! A group on a node, of whichever level: the model's ([`crate::leader`]) or the broker's ([`crate::broker`]).
 
-use std::any::Any;
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use leveret_cluster::GroupId;
 use leveret_cluster::raft::group::RaftGroup;
-use leveret_cluster::raft::snapshot::{SnapshotSink, SnapshotSource};
-use leveret_cluster::raft::state_machine::{Committed, Machine};
+use leveret_cluster::raft::node::AnyMachine;
 use leveret_cluster::raft::types::Term;
 use leveret_queue::{Replica, Store};
 
 use crate::runtime::NodeRuntime;
 
 /// Raft of a group.
-pub type Group = RaftGroup<NodeRuntime, Queues>;
+pub type Group = RaftGroup<NodeRuntime, AnyMachine>;
 
 /// What a run does with a group of a node.
 pub trait Hosted: Send + Sync {
@@ -51,33 +47,4 @@ pub trait Hosted: Send + Sync {
 pub trait Client: Send + Sync {
     /// Nothing is waited for.
     fn is_idle(&self) -> bool;
-}
-
-/// The state machine of a group.
-pub struct Queues(pub Box<dyn Machine>);
-
-impl Machine for Queues {
-    fn apply(&mut self, entries: &mut dyn Iterator<Item = Committed>) {
-        self.0.apply(entries);
-    }
-
-    fn checkpoint(&mut self) -> Vec<u8> {
-        self.0.checkpoint()
-    }
-
-    fn restore(&mut self, state: Bytes) -> io::Result<()> {
-        self.0.restore(state)
-    }
-
-    fn snapshot(&mut self) -> Arc<dyn SnapshotSource> {
-        self.0.snapshot()
-    }
-
-    fn sink(&mut self) -> Box<dyn SnapshotSink> {
-        self.0.sink()
-    }
-
-    fn install(&mut self, received: Box<dyn Any + Send>) -> io::Result<()> {
-        self.0.install(received)
-    }
 }

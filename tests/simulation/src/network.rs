@@ -22,8 +22,8 @@ use leveret_queue::SessionId;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
-    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::rt::{AsyncRuntime, Instant as _, Select2};
 use openraft::storage::Snapshot;
@@ -665,12 +665,7 @@ impl RaftNetworkV2<C> for Client {
     ) -> Result<AppendEntriesResponse<C>, RpcError> {
         let last = request.entries.last().map(|entry| entry.log_id);
         let last = last.or(request.prev_log_id);
-        Ok(match self.append_one(request).await? {
-            Ok(matching) if matching == last => AppendEntriesResponse::Success,
-            Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),
-            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
-            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
-        })
+        Ok(rpc::response_of(last, self.append_one(request).await?))
     }
 
     #[allow(clippy::type_complexity, reason = "openraft's")]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use leveret::mirror::QueueMachine;
 use leveret_cluster::raft::group::{GroupConfig, Inbound, RaftGroup, Role};
+use leveret_cluster::raft::node::AnyMachine;
 use leveret_cluster::raft::types::{MemberId, member_id};
 use leveret_cluster::{GroupId, LogStore, LogStoreConfig, Mode, Recovered, Replica};
 use leveret_queue::SessionId;
@@ -19,7 +20,7 @@ use parking_lot::Mutex;
 use crate::broker::client::Phase;
 use crate::broker::host::{Host, Making};
 use crate::broker::machine::Watched;
-use crate::hosted::{Client, Group, Hosted, Queues};
+use crate::hosted::{Client, Group, Hosted};
 use crate::judge::{Judge, SeenLog};
 use crate::leader::{GroupState, Modelled, Tell, queues};
 use crate::network::{Net, Take};
@@ -307,7 +308,7 @@ impl Start {
         for group in &self.common.groups {
             let tell = self.tell(*group, &sessions);
             let state = GroupState::new(*group, id, store, judge, &self.clock_ms, tell);
-            let machine = Queues(Box::new(Modelled(Arc::clone(&state))));
+            let machine = AnyMachine(Box::new(Modelled(Arc::clone(&state))));
             let hosted = Arc::clone(&state) as Arc<dyn Hosted>;
             if !self
                 .start_group(hosted, machine, store, &mut recovered)
@@ -342,7 +343,7 @@ impl Start {
             let clock = Arc::downgrade(&host);
             let now_ms = Box::new(move || clock.upgrade().map_or(0, |host| host.now_ms()));
             let machine = QueueMachine::new(Arc::clone(&kept.group), now_ms, 0);
-            let machine = Queues(Box::new(Watched::new(machine, kept, &self.judge)));
+            let machine = AnyMachine(Box::new(Watched::new(machine, kept, &self.judge)));
             let hosted = Arc::clone(kept) as Arc<dyn Hosted>;
             if !self
                 .start_group(hosted, machine, store, &mut recovered)
@@ -415,7 +416,7 @@ impl Start {
     async fn start_group(
         &self,
         state: Arc<dyn Hosted>,
-        machine: Queues,
+        machine: AnyMachine,
         store: &Arc<LogStore>,
         recovered: &mut Recovered,
     ) -> bool {

@@ -15,8 +15,8 @@ use openraft::OptionalSend;
 use openraft::errors::{NetworkError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
 use tokio::time::Instant;
@@ -212,12 +212,7 @@ impl RaftNetworkV2<C> for Client {
     ) -> Result<AppendEntriesResponse<C>, RpcError> {
         let last = request.entries.last().map(|entry| entry.log_id);
         let last = last.or(request.prev_log_id);
-        Ok(match self.append_one(request).await? {
-            Ok(matching) if matching == last => AppendEntriesResponse::Success,
-            Ok(matching) => AppendEntriesResponse::PartialSuccess(matching),
-            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
-            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
-        })
+        Ok(rpc::response_of(last, self.append_one(request).await?))
     }
 
     fn stream_append<'s, S>(
