@@ -68,7 +68,7 @@ async function again(view) {
   clearTimeout(timer);
   if (view !== shown) return;
   try {
-    await Promise.all([view.refresh?.(), lookForAlarms()]);
+    await Promise.all([view.refresh?.(), askForNodes(view)]);
     main.removeAttribute("data-stale");
   } catch (error) {
     if (error.status === 401) return leave(error.message);
@@ -84,9 +84,8 @@ export function refresh() {
   if (shown) again(shown);
 }
 
-async function lookForAlarms() {
-  if (!monitors()) return;
-  const nodes = await api.get("nodes");
+/** Says on top of every page what is wrong with nodes. A view that asks for them itself tells what it got. */
+export function seeNodes(nodes) {
   const wrong = [];
   for (const n of nodes) {
     if (!n.running) wrong.push(`${n.name} is down`);
@@ -96,6 +95,10 @@ async function lookForAlarms() {
   }
   const text = wrong.join("; ");
   if (alarms.textContent !== text) alarms.textContent = text;
+}
+
+async function askForNodes(view) {
+  if (monitors() && !view.seesNodes) seeNodes(await api.get("nodes"));
 }
 
 /** Whether the user may look at nodes. */

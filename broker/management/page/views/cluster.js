@@ -3,7 +3,7 @@ import { get, post, path } from "../api.js";
 import { plainTable } from "../table.js";
 import { bytes, count, duration } from "../format.js";
 import { nodeTable, stateOf, meter } from "./overview.js";
-import { administers, refresh as again } from "../main.js";
+import { administers, refresh as again, seeNodes } from "../main.js";
 
 function kindOf(group) {
   if (group === 0) return "metadata";
@@ -31,6 +31,7 @@ export function cluster() {
   const element = h("div", {}, nodes, safe, groups, administers() && h("section", {}, even));
   async function refresh() {
     const list = await get("nodes");
+    seeNodes(list);
     fill(nodes, h("h2", {}, "Nodes"), nodeTable(list));
     const up = list.filter((n) => n.running).length;
     const majority = Math.floor(list.length / 2) + 1;
@@ -51,7 +52,7 @@ export function cluster() {
         h(lag > 1000 ? "div.warn" : "div", {}, `${name}: ${count(lag)}`)) },
     ], all));
   }
-  return { title: "Cluster", element, refresh };
+  return { title: "Cluster", element, refresh, seesNodes: true };
 }
 
 export function node(name) {

@@ -3,7 +3,7 @@ import { get } from "../api.js";
 import { chart, points } from "../chart.js";
 import { plainTable } from "../table.js";
 import { bytes, count, duration, rate, rateOf } from "../format.js";
-import { monitors } from "../main.js";
+import { monitors, seeNodes } from "../main.js";
 
 const AGES = [[60, 5, "last minute"], [600, 5, "last ten minutes"]];
 
@@ -28,6 +28,7 @@ export function overview() {
   async function refresh() {
     const window = `lengths_age=${age}&lengths_incr=${step}&msg_rates_age=${age}&msg_rates_incr=${step}&data_rates_age=${age}&data_rates_incr=${step}&node_stats_age=${age}&node_stats_incr=${step}`;
     const [all, list] = await Promise.all([get(`overview?${window}`), monitors() ? get(`nodes?${window}`) : []]);
+    seeNodes(list);
     const totals = all.object_totals, queued = all.queue_totals, stats = all.message_stats;
     const tile = (number, name, where) => where
       ? h("a.tile", { href: where }, h("b", {}, number), h("span", {}, name))
@@ -53,7 +54,7 @@ export function overview() {
       tile(rate(rateOf(churn, name)), name.replace("_", "s "))));
   }
   nodes.hidden = !monitors();
-  return { element, refresh };
+  return { element, refresh, seesNodes: true };
 }
 
 /** A share of a limit, as a bar with words. */
